@@ -1,0 +1,1 @@
+"""Distil a large speech recogniser into a small, fast student."""

@@ -1,0 +1,209 @@
+"""params.yaml to frozen, strict, typed objects. No tracked parameter has a default in code: params.yaml holds them all.
+
+Every error names the dotted path, the value that was given, what is allowed and, for a misspelt name, the nearest one.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stillsmall.plugins import nearest
+
+PARAMS = Path("params.yaml")
+
+
+class ConfigError(ValueError):
+    """params.yaml (or an overlay of it) says something that cannot be; one line a fault."""
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no coercion, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+S = TypeVar("S", bound=BaseModel)
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Run(Section):
+    seed: int
+    threads: Positive
+
+
+class Data(Section):
+    root: str
+
+
+class Models(Section):
+    root: str
+
+
+class Prepare(Section):
+    sources: list[dict[str, Any]] = Field(min_length=1)
+    shard_utterances: Positive
+    min_duration_s: Annotated[float, Field(gt=0)]
+    max_piece_s: Annotated[float, Field(ge=30)]
+    silence_dbfs: Annotated[float, Field(lt=0)]
+    max_broken_share: Share
+    workers: Positive
+
+
+class Transcribe(Section):
+    """What `pseudo_label` and `validate` share: which model, and how it decodes."""
+
+    model: str
+    revision: str | None
+    backend: str
+    language: str
+    task: Literal["transcribe", "translate"]
+    timestamps: bool
+    num_beams: Positive
+    batch_size: Positive
+    max_new_tokens: Positive | None
+    device: Device
+    dtype: Dtype
+
+
+class Score(Section):
+    repetition_ngram: Positive
+    repetition_max: Positive
+
+
+class Filter(Section):
+    keep_if: list[str]
+
+
+class Student(Section):
+    encoder_layers: Positive | list[int] | None
+    decoder_layers: Positive | list[int] | None
+    freeze_encoder: bool
+    save_dtype: Dtype
+
+
+class Distill(Section):
+    objective: str
+    steps: Positive
+    batch_size: Positive
+    micro_batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["linear", "cosine", "constant"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    timestamp_probability: Share
+    previous_text_probability: Share
+    encoder_cache_gb: Annotated[float, Field(ge=0)]
+    checkpoint_every: Positive
+    log_every: Positive
+    device: Device
+    dtype: Dtype
+
+
+class Evaluate(Section):
+    batch_size: Positive
+    language: str
+    timestamps: bool
+    max_new_tokens: Positive | None
+    num_beams: Positive
+    device: Device
+    dtype: Dtype
+    speed_clips: Positive
+    speed_rounds: Positive
+
+
+class Report(Section):
+    title: str
+    examples: Positive
+    audio_mb: Annotated[float, Field(ge=0)]
+
+
+class Register(Section):
+    name: str
+    alias: str
+
+
+class Params(Section):
+    """The whole of params.yaml. `filters` and `objectives` hold one section per plugin, checked by the plugin itself."""
+
+    run: Run
+    data: Data
+    models: Models
+    prepare: Prepare
+    pseudo_label: Transcribe
+    validate_: Transcribe = Field(alias="validate")
+    score: Score
+    filter: Filter
+    filters: dict[str, Any]
+    student: Student
+    distill: Distill
+    objectives: dict[str, Any]
+    evaluate: Evaluate
+    report: Report
+    register_: Register = Field(alias="register")
+
+
+def parse(model: type[S], data: Any, path: str) -> S:
+    """`data` as a `model`; ConfigError with a line per fault, each under its dotted path from `path`."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path or 'params.yaml'}: got {data!r}; expected a section of key: value lines")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_fault(model, fault, path) for fault in error.errors())) from None
+
+
+def _fault(model: type[BaseModel], fault: Any, path: str) -> str:
+    where = ".".join([*([path] if path else []), *(str(part) for part in fault["loc"])])
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, fault["loc"][:-1])
+        return f"{where}: unknown '{fault['loc'][-1]}'; {nearest(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return f"{where}: missing; params.yaml must give it a value"
+    return f"{where}: got {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    for part in loc:
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias) and isinstance(field.annotation, type):
+                model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+@functools.cache
+def _read(path: str, stamp: int) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain objects (YAML 1.2); ConfigError where it is missing, broken or not a mapping."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; run from the repository's root, or name it with --params")
+    tree = _read(str(path.resolve()), path.stat().st_mtime_ns)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections, got {type(tree).__name__}")
+    return tree
+
+
+def load(path: Path = PARAMS) -> Params:
+    """All of params.yaml, typed. Plugin sections (`filters`, `objectives`) are left to their plugins."""
+    return parse(Params, read_yaml(path), "")
+
+
+def plugin_section(tree: dict[str, Any], kind: str, name: str, model: type[S]) -> S:
+    """The parameters of plugin `name` under `kind` ('filters', 'objectives') as that plugin's own section."""
+    return parse(model, tree.get(name, {}), f"{kind}.{name}")
