@@ -1,7 +1,7 @@
 """Speech as people have it, to float32 mono 16 kHz: decode, resample, cut, and FLAC in and out.
 
-soundfile reads first (wav, flac, ogg, mp3); what it cannot open goes to PyAV (m4a, mp4, webm, ...). Everything is read
-in blocks, so that a recording of hours never sits in memory whole.
+soundfile reads what is uncompressed or lossless; PyAV the rest (mp3, ogg, m4a, mp4, webm, ...). Everything is read in
+blocks, so that a recording of hours never sits in memory whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ OVERSCALED_PEAK = 4.0  # float audio lies in -1..1; 12 dB above that it is integ
 FRAME = SAMPLE_RATE // 100  # samples in 10 ms: the step of the search for a quiet place
 QUIET_FRAMES = 20  # 200 ms have to be quiet, not one zero crossing
 SEARCH = 30 * SAMPLE_RATE  # samples before the limit in which a cut is looked for, at most
+INEXACT = ("OGG", "MP3", "MPEG")  # soundfile seeks after each block, and libsndfile 1.2.2 lands elsewhere in these
+INDEXED = ("mov", "matroska")  # containers that are sought in; the others are read up to the place
 SEEK_MARGIN_S = 1.0  # a lossy decoder needs some packets before the first right sample
+LOST_S = 0.5  # that a container's index has and its packets have not: a file cut off
 _SUFFIXES = (
     ".wav .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .aac .webm .mkv .mka .mov .wma .amr .3gp .aif .aiff .au .caf"
     " .w64 .rf64 .sph .ac3 .mp2 .avi .ts"
@@ -78,7 +81,10 @@ def _frames(
         yield from _with_av(source, name, offset_s, duration_s)
         return
     with file:
-        yield from _with_soundfile(file, name, offset_s, duration_s)
+        if file.format not in INEXACT:
+            yield from _with_soundfile(file, name, offset_s, duration_s)
+            return
+    yield from _with_av(source, name, offset_s, duration_s)
 
 
 def _with_soundfile(
@@ -88,10 +94,9 @@ def _with_soundfile(
     start = min(round(offset_s * rate), file.frames)
     if start:
         file.seek(start)
-    wanted = file.frames - start
+    left = file.frames - start
     if duration_s is not None:
-        wanted = min(wanted, round(duration_s * rate))
-    left = wanted
+        left = min(left, round(duration_s * rate))
     while left > 0:
         block = file.read(min(left, BLOCK_S * rate), dtype="float32", always_2d=True)
         if not len(block):
@@ -110,8 +115,8 @@ def _with_av(
             raise AudioError("unreadable", f"{name}: no audio track in it")
         track = box.streams.audio[0]
         rate, base = track.codec_context.sample_rate, float(track.time_base or 1)
-        zero_s = (track.start_time or 0) * base
-        if offset_s > SEEK_MARGIN_S:
+        zero_s, indexed = (track.start_time or 0) * base, box.format.name.split(",")[0] in INDEXED
+        if offset_s > SEEK_MARGIN_S and indexed:
             box.seek(int((zero_s + offset_s - SEEK_MARGIN_S) / base), stream=track)
         planar = av.AudioResampler(format="fltp")
         first = round(offset_s * rate)
@@ -121,17 +126,23 @@ def _with_av(
             for frame in planar.resample(packet):
                 samples = _mono(np.asarray(frame.to_ndarray(), np.float32))
                 if position is None:
-                    position = 0 if frame.time is None else round((frame.time - zero_s) * rate)
+                    position = round((frame.time - zero_s) * rate) if indexed and frame.time is not None else 0
                 begin, end = max(first - position, 0), None if last is None else max(last - position, 0)
                 position += len(samples)
                 if len(samples[begin:end]):
                     yield rate, samples[begin:end]
             if last is not None and position is not None and position >= last:
                 return
+        lost_s = (track.duration or 0) * base - (position or 0) / rate
+        if indexed and position is not None and lost_s > LOST_S:
+            raise AudioError("unreadable", f"{name}: ends {lost_s:.2f} s before its index says; cut off?")
 
 
 def _mono(channels: Samples) -> Samples:
-    return channels[0] if len(channels) == 1 else channels.mean(axis=0, dtype=np.float32)
+    if len(channels) == 1:
+        return channels[0]
+    with np.errstate(invalid="ignore"):  # of +inf and -inf; `_check` says so in words
+        return channels.mean(axis=0, dtype=np.float32)
 
 
 def _to_16k(frames: Iterable[tuple[int, Samples]], name: str) -> Iterator[Samples]:
