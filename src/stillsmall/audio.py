@@ -25,7 +25,9 @@ OVERSCALED_PEAK = 4.0  # float audio lies in -1..1; 12 dB above that it is integ
 FRAME = SAMPLE_RATE // 100  # samples in 10 ms: the step of the search for a quiet place
 QUIET_FRAMES = 20  # 200 ms have to be quiet, not one zero crossing
 SEARCH = 30 * SAMPLE_RATE  # samples before the limit in which a cut is looked for, at most
-INEXACT = ("OGG", "MP3", "MPEG")  # soundfile seeks after each block, and libsndfile 1.2.2 lands elsewhere in these
+# First bytes of what soundfile reads. Ogg and MP3 aren't among them: soundfile seeks after each block that it has read,
+# and libsndfile 1.2.2 lands elsewhere in these, so that blocks don't meet.
+EXACT = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"FORM", b".snd", b"caff", b"NIST")
 INDEXED = ("mov", "matroska")  # containers that are sought in; the others are read up to the place
 SEEK_MARGIN_S = 1.0  # a lossy decoder needs some packets before the first right sample
 LOST_S = 0.5  # that a container's index has and its packets have not: a file cut off
@@ -75,16 +77,24 @@ def _frames(
     source: Path | str | bytes, name: str, offset_s: float, duration_s: float | None
 ) -> Iterator[tuple[int, Samples]]:
     """(sample rate, mono samples) as they are in the file, from whichever library can open it."""
-    try:
-        file = sf.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-    except (sf.LibsndfileError, TypeError):  # TypeError: headerless formats by their suffix
-        yield from _with_av(source, name, offset_s, duration_s)
-        return
-    with file:
-        if file.format not in INEXACT:
-            yield from _with_soundfile(file, name, offset_s, duration_s)
-            return
+    if _head(source) in EXACT:
+        try:
+            file = sf.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        except sf.LibsndfileError:
+            pass  # an AVI is RIFF, too
+        else:
+            with file:
+                if not file.subtype.startswith("MPEG"):  # a WAV can hold MP3
+                    yield from _with_soundfile(file, name, offset_s, duration_s)
+                    return
     yield from _with_av(source, name, offset_s, duration_s)
+
+
+def _head(source: Path | str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:4]
+    with Path(source).open("rb") as file:
+        return file.read(4)
 
 
 def _with_soundfile(
