@@ -74,7 +74,7 @@ class Spoken:
                     recording=f"{given.name}/{item_name(self.domain, index)}",
                     language=language(given.language or clip.language),
                     domain=given.domain or clip.domain,
-                    speaker=clip.speaker,
+                    speaker=clip.speaker if clip.text else None,  # "silence" is nobody
                     text=given.reference(clip.text),
                     may_be_silent=True,
                 )
