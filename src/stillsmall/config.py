@@ -108,6 +108,7 @@ class Distill(Section):
 
 
 class Evaluate(Section):
+    backend: str
     batch_size: Positive
     language: str
     timestamps: bool

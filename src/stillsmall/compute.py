@@ -1,0 +1,68 @@
+"""Where torch computes: device, number type, threads; and which model folder or hub id a name means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from stillsmall.cache import digest, folder_digest
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
+
+
+class ModelError(ValueError):
+    """A model that cannot be found, traced or used as it is."""
+
+
+def device(name: str) -> torch.device:
+    """'auto' is the GPU where there is one. ModelError where a GPU is asked for and there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def dtype(name: str) -> torch.dtype:
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of this process; the order of floating-point sums, and so the bits, depend on it."""
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def seed(*parts: object) -> int:
+    """A 63-bit seed from anything that has a repr; the same on every machine."""
+    return int(digest([repr(part) for part in parts]), 16) % (1 << 63)
+
+
+def locate(root: str | Path, name: str, revision: str | None, path: str) -> tuple[str, str]:
+    """(what `from_pretrained` takes, the identity of the weights) for a folder under `root` or a hub id.
+
+    `path` is the dotted path of the section that names the model, for errors. A folder is identified by the digest
+    of its files; a hub id by the revision, which it must have: labels of an unknown model cannot be traced.
+    """
+    for folder in (Path(root) / name, Path(name)):
+        if folder.is_dir():
+            _check_folder(folder, path)
+            return str(folder), folder_digest(folder, MODEL_FILES)
+    if name.count("/") != 1:
+        have = sorted(p.name for p in Path(root).glob("*/") if (p / "config.json").is_file())
+        raise ModelError(f"{path}.model: no folder '{name}' under models.root={root}; have: {', '.join(have) or 'none'}")
+    if not revision:
+        raise ModelError(f"{path}.revision: '{name}' is a hub id; give the commit of it that you mean")
+    return name, f"{name}@{revision}"
+
+
+def _check_folder(folder: Path, path: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{path}.model: {folder} has no config.json; it is not a model folder")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES[:2]):
+        raise ModelError(f"{path}.model: {folder} has no tokenizer (tokenizer.json or vocab.json); copy the teacher's in")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{path}.model: {folder} has no *.safetensors; convert the weights (pickles are not loaded)")

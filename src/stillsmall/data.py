@@ -1,0 +1,201 @@
+"""From kept labels to batches: targets with their prefixes and prompts, in an order that depends on seed and step alone.
+
+Nothing here remembers where it is: the batch of a step is a function of (seed, step), which makes resuming exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillsmall import audio, compute, manifest
+from stillsmall.objectives.base import IGNORED
+from stillsmall.whisper_tokens import WhisperTokens
+
+BUCKET_BATCHES = 8  # batches are sorted by target length within so many, which keeps padding small and order random
+LENGTH_SLACK_S = 0.02  # a clip may be over the window by rounding
+
+
+@dataclass(frozen=True)
+class Example:
+    """A kept label. `previous` is the text just before it in the same recording and speaker, if any."""
+
+    utt_id: str
+    parent: str
+    start_s: float
+    end_s: float
+    language: str
+    text: str
+    segments: tuple[tuple[float, float, str], ...]
+    previous: str
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids of one example as one epoch sees it."""
+
+    inputs: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples: `inputs` and `labels` are (B, T), padded to the longest; `index` points into the examples."""
+
+    index: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+    inputs: Tensor
+    labels: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Positions that have a loss."""
+        return int((self.labels != IGNORED).sum())
+
+    def micro(self, size: int) -> Iterator[Batch]:
+        """The batch in parts of at most `size` examples, each padded only to its own longest."""
+        for begin in range(0, len(self.index), size):
+            part = slice(begin, begin + size)
+            longest = int((self.labels[part] != IGNORED).nonzero()[:, 1].max()) + 1
+            yield Batch(
+                self.index[part], self.sample_ids[part], self.inputs[part, :longest], self.labels[part, :longest]
+            )
+
+
+def examples(kept: Path) -> list[Example]:
+    """The kept labels in the order of their ids, each with the text before it in its recording and speaker."""
+    rows = manifest.rows(kept, manifest.SCORE)
+    before: dict[str, str] = {}
+    ordered = sorted(rows, key=lambda r: (r["recording"] or "", (r["offset_s"] or 0.0) + r["start_s"], r["utt_id"]))
+    for last, row in zip([None, *ordered], ordered, strict=False):
+        same = last and all(last[key] == row[key] for key in ("source", "recording", "speaker"))
+        before[row["utt_id"]] = last["teacher_text"] if last and same else ""
+    keys = ("utt_id", "parent", "start_s", "end_s", "language")
+    return [
+        Example(
+            **{key: row[key] for key in keys},
+            text=row["teacher_text"],
+            segments=tuple((s["start"], s["end"], s["text"]) for s in row["segments"]),
+            previous=before[row["utt_id"]],
+        )
+        for row in sorted(rows, key=lambda row: str(row["utt_id"]))
+    ]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Turns examples into token sequences for a model with `positions` decoder positions and a window of `window_s`."""
+
+    tokens: WhisperTokens
+    positions: int
+    window_s: float
+    task: str
+    seed: int
+    timestamp_probability: float
+    previous_text_probability: float
+
+    def usable(self, found: Sequence[Example]) -> tuple[list[Example], list[dict[str, str]]]:
+        """(those that fit, those that don't with the reason): nothing is cut off in silence."""
+        fit, skipped = [], []
+        for example in found:
+            longest = len(self._sequence(example, timestamps=True, prompted=False).labels)
+            if example.end_s - example.start_s > self.window_s + LENGTH_SLACK_S:
+                skipped.append({"utt_id": example.utt_id, "reason": f"audio longer than the window of {self.window_s} s"})
+            elif longest > self.positions:
+                skipped.append({"utt_id": example.utt_id, "reason": f"label longer than {self.positions} positions"})
+            else:
+                self.tokens.require_language(example.language, f"language of {example.utt_id}")
+                fit.append(example)
+        return fit, skipped
+
+    def sequence(self, example: Example, epoch: int) -> TokenSequence:
+        """The example's tokens in this epoch: with timestamps or a prompt by a draw from its own id."""
+
+        def draw(kind: str) -> float:
+            return compute.seed(self.seed, kind, epoch, example.utt_id) / (1 << 63)
+
+        timestamps = draw("timestamps") < self.timestamp_probability
+        return self._sequence(example, timestamps, prompted=draw("prompt") < self.previous_text_probability)
+
+    def _sequence(self, example: Example, timestamps: bool, prompted: bool) -> TokenSequence:
+        prefix = self.tokens.prefix(example.language, self.task, timestamps)
+        timed = self.tokens.timed_target(example.segments) if timestamps else self.tokens.target(example.text)
+        room = min(self.positions // 2, self.positions - len(prefix) - len(timed) + 1)
+        prompt = self.tokens.prompt(example.previous, room) if prompted and room > 1 else []
+        whole = prompt + prefix + timed
+        labels = [IGNORED] * len(prompt) + whole[len(prompt) + 1 :]
+        # language and task are learnt at their positions, as in Whisper; the no-timestamps mark is a coin of ours
+        labels = [IGNORED if token == self.tokens.no_timestamps else token for token in labels]
+        return TokenSequence(whole[:-1], labels)
+
+
+class Batches:
+    """The batch of any step: `batches(step)`."""
+
+    def __init__(self, found: Sequence[Example], targets: Targets, batch_size: int) -> None:
+        self.found, self.targets, self.batch_size = found, targets, batch_size
+        self.lengths = [len(targets.tokens.target(e.text)) for e in found]
+        self.per_epoch = -(-len(found) // batch_size)
+        self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def __call__(self, step: int) -> Batch:
+        epoch, number = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, self.order(epoch))
+        index = self._order[1][number]
+        rows = [self.targets.sequence(self.found[i], epoch) for i in index]
+        longest = max(len(row.inputs) for row in rows)
+        end = self.targets.tokens.end
+        inputs = torch.tensor([row.inputs + [end] * (longest - len(row.inputs)) for row in rows])
+        labels = torch.tensor([row.labels + [IGNORED] * (longest - len(row.labels)) for row in rows])
+        return Batch(tuple(index), tuple(self.found[i].utt_id for i in index), inputs, labels)
+
+    def order(self, epoch: int) -> list[list[int]]:
+        """Each example once: shuffled, sorted by length within buckets, and the batches shuffled again."""
+        rng = np.random.default_rng(compute.seed(self.targets.seed, "order", epoch))
+        shuffled = rng.permutation(len(self.found)).tolist()
+        size, bucket = self.batch_size, self.batch_size * BUCKET_BATCHES
+        batches = []
+        for begin in range(0, len(shuffled), bucket):
+            part = sorted(shuffled[begin : begin + bucket], key=lambda i: (self.lengths[i], i))
+            batches += [part[b : b + size] for b in range(0, len(part), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class Audio:
+    """The audio of examples, decoded when asked for; the last few shards stay in memory, still compressed."""
+
+    def __init__(self, split: Path, found: Sequence[Example], shards_in_memory: int = 64) -> None:
+        parents = {example.parent for example in found}
+        table = manifest.read(split / "manifest.parquet", manifest.UTTERANCE).select(["utt_id", "shard"]).to_pylist()
+        self.split, self.found, self.most = split, found, shards_in_memory
+        self.shard = {row["utt_id"]: row["shard"] for row in table if row["utt_id"] in parents}
+        self._held: dict[str, dict[str, bytes]] = {}
+
+    def __call__(self, index: int) -> np.ndarray:
+        """(samples,) float32 of one example."""
+        example = self.found[index]
+        whole = audio.decode_flac(self._flac(example.parent))
+        return whole[round(example.start_s * audio.SAMPLE_RATE) : round(example.end_s * audio.SAMPLE_RATE)]
+
+    def _flac(self, utt_id: str) -> bytes:
+        name = self.shard[utt_id]
+        if name not in self._held:
+            while len(self._held) >= self.most:
+                self._held.pop(next(iter(self._held)))
+            (_, found), *_ = manifest.audio(self.split, [name])
+            self._held[name] = dict(found)
+        return self._held[name][utt_id]
+
+
+def features(extractor: Any, clips: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+    """(B, mels, frames) log-mel of clips, padded to the model's window as it was trained."""
+    made = extractor(clips, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").input_features
+    tensor: Tensor = made.to(dtype)
+    return tensor

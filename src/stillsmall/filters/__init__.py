@@ -1,0 +1,10 @@
+"""Filters by name, imported when asked for. A new one is a file and a line here."""
+
+TABLE = {
+    "not_empty": "stillsmall.filters.not_empty:NotEmpty",
+    "repetition": "stillsmall.filters.repetition:Repetition",
+    "agreement": "stillsmall.filters.agreement:Agreement",
+    "confidence": "stillsmall.filters.confidence:Confidence",
+    "compression": "stillsmall.filters.compression:Compression",
+    "reference_wer": "stillsmall.filters.reference_wer:ReferenceWer",
+}

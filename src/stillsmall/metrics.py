@@ -1,0 +1,90 @@
+"""Error counts for WER, CER and MER: counts are kept and summed, rates are views of them.
+
+A corpus rate divides summed errors by summed reference units; it is never a mean of rates. Substitutions, deletions
+and insertions come from one optimal alignment (rapidfuzz, the engine under jiwer).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from rapidfuzz.distance import Levenshtein
+
+from stillsmall import text as texts
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Counts against references: all in units (words, characters or mixed units)."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def reference_units(self) -> int:
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def rate(self) -> float | None:
+        """errors / reference units; above 1 is possible. None where there is nothing to divide by."""
+        return self.errors / self.reference_units if self.reference_units else None
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
+    """The sum of counts."""
+    return sum(counts, ErrorCounts())
+
+
+def count(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
+    """Errors of one hypothesis: an optimal alignment of two sequences of units. Empty references count insertions."""
+    ops = Counter(op.tag for op in Levenshtein.editops(reference, hypothesis))
+    lost = ops["replace"] + ops["delete"]
+    return ErrorCounts(len(reference) - lost, ops["replace"], ops["delete"], ops["insert"])
+
+
+def wer(reference: str, hypothesis: str, language: str, form: texts.Form) -> ErrorCounts:
+    """Word errors (characters in languages without spaces)."""
+    pair = (texts.words(texts.in_form(t, language, form), language) for t in (reference, hypothesis))
+    return count(*pair)
+
+
+def cer(reference: str, hypothesis: str, language: str, form: texts.Form) -> ErrorCounts:
+    """Character errors."""
+    pair = (texts.characters(texts.in_form(t, language, form)) for t in (reference, hypothesis))
+    return count(*pair)
+
+
+def mer(reference: str, hypothesis: str) -> ErrorCounts:
+    """Mixed errors (K2D 2407.10603): Chinese characters and words of other scripts are the units. Not capped."""
+    return count(texts.mixed_units(reference), texts.mixed_units(hypothesis))
+
+
+def repeats(text: str, ngram: int, most: int) -> bool:
+    """K2D's flag h: does some n-gram of characters occur more than `most` times in the normalised text?
+
+    Spaces are not counted. With n = 6 and most = 5, one six-character phrase five times over is not flagged, six is.
+    """
+    folded = "".join(texts.mixed_units(text))
+    grams = Counter(folded[i : i + ngram] for i in range(len(folded) - ngram + 1))
+    return any(n > most for n in grams.values())
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over bytes of its zlib form (Whisper's measure of looping); 0 for an empty text."""
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0

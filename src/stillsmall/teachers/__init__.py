@@ -1,0 +1,6 @@
+"""Teachers by name, imported when asked for."""
+
+TABLE = {
+    "transformers": "stillsmall.teachers.transformers:TransformersTeacher",
+    "fake": "stillsmall.teachers.fake:FakeTeacher",
+}

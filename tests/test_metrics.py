@@ -1,0 +1,69 @@
+"""Error counts on values computed by hand (K2D's examples among them) and against jiwer."""
+
+import jiwer
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillsmall import metrics
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "reference", "errors", "units"),
+    [
+        ("我想買咖啡", "我想買 coffee", 2, 4),
+        ("今天我們講 machine running", "今天我們講 machine learning", 1, 7),
+        ("deeplearning很難", "deep learning 很難", 2, 4),
+        ("OK OK OK", "OK", 2, 1),
+        ("她很高", "他很高", 1, 3),
+        ("講", "讲", 0, 1),
+        ("Python3", "python3", 0, 1),
+    ],
+)
+def test_mixed_error_rate_matches_hand_counts(hypothesis, reference, errors, units):
+    counts = metrics.mer(reference, hypothesis)
+    assert (counts.errors, counts.reference_units) == (errors, units)
+
+
+@pytest.mark.parametrize(
+    ("text", "flagged"),
+    [("谢谢大家收看" * 5, False), ("谢谢大家收看" * 6, True), ("a" * 10, False), ("a" * 11, True), ("", False)],
+)
+def test_repetition_flag_turns_on_above_five_occurrences(text, flagged):
+    assert metrics.repeats(text, ngram=6, most=5) is flagged
+
+
+def test_operations_are_told_apart():
+    assert metrics.count("a b c d".split(), "a x c".split()) == metrics.ErrorCounts(2, 1, 1, 0)
+    assert metrics.count([], ["x"]) == metrics.ErrorCounts(0, 0, 0, 1)
+
+
+def test_a_corpus_rate_sums_counts_before_dividing():
+    both = metrics.total([metrics.count(["a"], ["b"]), metrics.count(list("abcdefghi"), list("abcdefghi"))])
+    assert both.rate == 0.1  # the mean of the two rates would be 0.5
+
+
+def test_rate_of_an_empty_reference_is_none_not_a_number():
+    assert metrics.count([], ["noise"]).rate is None
+
+
+def test_normalised_counts_ignore_what_orthographic_counts_see():
+    pair = ("Mr. Smith doesn't know.", "mister smith does not know")
+    assert metrics.wer(*pair, "en", "normalised").errors == 0
+    assert metrics.wer(*pair, "en", "orthographic").errors > 0
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), min_size=1, max_size=12)
+
+
+@given(words, words)
+def test_counts_agree_with_jiwer(reference, hypothesis):
+    theirs = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    ours = metrics.count(reference, hypothesis)
+    assert ours.rate == pytest.approx(theirs.wer)
+    assert ours.errors == theirs.substitutions + theirs.deletions + theirs.insertions
+
+
+def test_compression_ratio_rises_with_loops():
+    assert metrics.compression_ratio("go on " * 50) > 5 > metrics.compression_ratio("the cat sat on a mat")
+    assert metrics.compression_ratio("") == 0.0

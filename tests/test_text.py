@@ -1,0 +1,26 @@
+"""Normalisers and units, language by language."""
+
+from stillsmall import text
+
+
+def test_arabic_folds_alefs_and_drops_diacritics_but_keeps_ta_marbuta():
+    assert text.normalise("أَهْلاً بِٱلْمَدْرَسَةِ ١٢", "ar") == "اهلا بالمدرسة 12"
+    assert text.normalise("مـــرحبا", "ar") == "مرحبا"
+
+
+def test_hindi_and_tamil_words_stay_whole():
+    assert text.words(text.normalise("नमस्ते, दुनिया!", "hi"), "hi") == ["नमस्ते", "दुनिया"]
+    assert text.words(text.normalise("வணக்கம் உலகம்.", "ta"), "ta") == ["வணக்கம்", "உலகம்"]
+
+
+def test_chinese_is_counted_by_character_and_english_inside_it_by_word():
+    assert text.words(text.normalise("我買 Coffee。", "zh"), "zh") == ["我", "买", "coffee"]
+
+
+def test_punctuation_alone_normalises_to_nothing():
+    for language in ("en", "zh", "ar", "hi"):
+        assert text.normalise("?! ... —", language) == ""
+
+
+def test_orthographic_keeps_case_and_punctuation():
+    assert text.orthographic("  Hello,   World. ") == "Hello, World."
