@@ -17,7 +17,7 @@ CONFIG_ERRORS = {"ConfigError", "UnknownName"}
 
 
 class Group(click.Group):
-    """Errors that the rooms of stillsmall raise on purpose are a message; anything else is a fault of ours, and shown."""
+    """Errors that the rooms of stillsmall raise on purpose are a message; anything else is a fault of ours."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -43,7 +43,7 @@ PARAMS = click.option(
 def main() -> None:
     """Distil a large speech recogniser into a small one. `make repro` runs the whole pipeline (DVC).
 
-    The commands here are what lies around it. Errors are one message; STILLSMALL_TRACEBACK=1 shows where they come from.
+    The commands here are what lies around it. An error is one message; with STILLSMALL_TRACEBACK=1 it shows its origin.
     """
 
 
@@ -146,6 +146,7 @@ def register(params: Path) -> None:
 @PARAMS
 def summary(params: Path) -> None:
     """Teacher against student after `make repro`: errors, speed, size, labels kept, and what to type next."""
-    from stillsmall import config, summary as room
+    from stillsmall import config
+    from stillsmall import summary as room
 
     room.show(config.load(params), params.resolve().parent)
