@@ -196,7 +196,7 @@ def _flow(value: Any) -> str:
     """A value in one line of YAML."""
     from ruamel.yaml import YAML
 
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.width = WIDTH
     yaml.default_flow_style = True
     yaml.sort_base_mapping_type_on_output = False
