@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from heaps import STAGE, heap, params, rows, run, speak, tree
-from stillsmall import cache, manifest, preparation
+from stillsmall import cache, preparation
 from stillsmall.preparation import PreparationError
 from stillsmall.sources import shards
 
@@ -110,7 +110,7 @@ def test_a_full_disk_is_said_with_the_path_and_leaves_no_half_file(
 
     with monkeypatch.context() as patch:
         if where == "shard":
-            patch.setattr(manifest.pq, "write_table", full)
+            patch.setattr(shards.pq.ParquetWriter, "write_table", full)
         else:
             patch.setattr(preparation.shutil, "copyfile", full)
         with pytest.raises(PreparationError) as caught:

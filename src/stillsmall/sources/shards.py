@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stillsmall import audio, cache, manifest
 from stillsmall.audio import SAMPLE_RATE, AudioError, Samples
@@ -25,7 +27,8 @@ from stillsmall.sources.base import BATCH_BYTES, Batch, Clip, PreparationError, 
 REASONS = ("missing_file", "unreadable", "empty", "too_short", "silent", "non_finite", "overscaled",
            "misdeclared_duration", "duplicate_id", "path_outside_source")  # fmt: skip
 DURATION_TOLERANCE_S = 0.5
-DECODERS = ("soundfile", "soxr", "av", "numpy")  # other versions of them may give other bytes
+HELD_BYTES = 8 << 20  # of FLAC in memory before it is written
+DECODERS = ("soundfile", "soxr", "av", "numpy", "pyarrow")  # other versions of them may give other bytes
 CODE = ("stillsmall.audio", "stillsmall.manifest", "stillsmall.sources.base", "stillsmall.sources.shards")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -113,49 +116,74 @@ def _write(batch: Batch, settings: Settings, folder: Path) -> None:
     quarantine: list[dict[str, str]] = []
     items: list[list[str | None]] = []
     uncut_texts = 0
-    shard = Shard(folder, settings.shard_utterances)
-    for clip in batch.clips():
-        try:
-            rows = [(row, shard.add(row["utt_id"], content)) for row, content in _utterances(clip, settings)]
-        except AudioError as fault:
-            quarantine.append(
-                {"source": settings.source, "item": clip.item, "reason": fault.reason, "detail": fault.detail}
-            )
-            rows = []
-        digest = audio_digest(clip)
-        # the lab may say nothing twice, and two silences are equal; equal files are not chance
-        digest_of_file = None if isinstance(clip.audio, np.ndarray) else digest
-        utterances += [{**row, "shard": number, "digest": digest_of_file} for row, number in rows]
-        uncut_texts += len(rows) > 1 and bool(clip.text)
-        items.append([clip.item, digest, clip.text])
-    shard.close()
+    with Shards(folder, settings.shard_utterances) as shards:
+        for clip in batch.clips():
+            rows: list[dict[str, Any]] = []
+            digest = audio_digest(clip)
+            # the lab may say nothing twice, and two silences are equal; equal files are not chance
+            digest_of_file = None if isinstance(clip.audio, np.ndarray) else digest
+            try:
+                for row, content in _utterances(clip, settings):
+                    rows.append({**row, "shard": shards.add(row["utt_id"], content), "digest": digest_of_file})
+            except AudioError as fault:
+                rows = []
+                quarantine.append(
+                    {"source": settings.source, "item": clip.item, "reason": fault.reason, "detail": fault.detail}
+                )
+            utterances += rows
+            uncut_texts += len(rows) > 1 and bool(clip.text)
+            items.append([clip.item, digest, clip.text])
+        shards.end()
     result = {"utterances": utterances, "quarantine": quarantine, "items": items, "uncut_texts": uncut_texts}
     cache.write_json(folder / "batch.json", result)
 
 
-class Shard:
-    """Audio on its way to the Parquet files of a batch: one is written when it is full, by count or by bytes."""
+class Shards:
+    """Audio on its way to a batch's Parquet files, a few megabytes at a time; a file is full by count or by bytes."""
 
     def __init__(self, folder: Path, utterances: int) -> None:
         self.folder = folder
         self.limit = utterances
+        self.number = self.count = self.size = 0
         self.held: list[dict[str, Any]] = []
-        self.size = 0
-        self.number = 0
+        self.file: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
 
     def add(self, utt_id: str, content: bytes) -> int:
         """The number of the file that the utterance goes to."""
-        if self.held and (len(self.held) == self.limit or self.size + len(content) > BATCH_BYTES):
-            self.close()
-        self.held.append({"utt_id": utt_id, "audio": content})
+        if self.count and (self.count == self.limit or self.size + len(content) > BATCH_BYTES):
+            self.end()
+        self.count += 1
         self.size += len(content)
+        self.held.append({"utt_id": utt_id, "audio": content})
+        if sum(len(row["audio"]) for row in self.held) >= HELD_BYTES:
+            self._flush()
         return self.number
 
-    def close(self) -> None:
+    def end(self) -> None:
+        """Finishes the file that is open; the next utterance begins another."""
         if self.held:
-            manifest.write(self.folder / f"{self.number:05d}.parquet", self.held, manifest.AUDIO)
+            self._flush()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
             self.number += 1
-            self.held, self.size = [], 0
+        self.count = self.size = 0
+
+    def _flush(self) -> None:
+        if self.file is None:
+            path = self.folder / f"{self.number:05d}.parquet"
+            # FLAC does not get smaller by being compressed again
+            self.file = pq.ParquetWriter(path, manifest.AUDIO, compression="none", use_dictionary=False,
+                                         write_statistics=False)  # fmt: skip
+        self.file.write_table(pa.Table.from_pylist(self.held, schema=manifest.AUDIO))
+        self.held = []
 
 
 def _utterances(clip: Clip, settings: Settings) -> Iterator[tuple[dict[str, Any], bytes]]:
