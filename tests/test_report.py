@@ -184,6 +184,12 @@ def test_marks_take_a_chinese_character_as_a_word() -> None:
     ]
 
 
+def test_scripts_without_spaces_are_put_together_again() -> None:
+    assert kinds("你唱歌。", "你唱歌 。", "zh") == [("same", "", "你唱歌。")]
+    assert kinds("うたう。", "うたう。", "ja") == [("same", "", "うたう。")]
+    assert kinds("我 like 唱歌。", "我 like 唱歌。", "en") == [("same", "", "我 like 唱歌。")]
+
+
 @pytest.mark.parametrize(
     ("made", "shown"),
     [
@@ -260,3 +266,39 @@ def test_in_a_browser_the_page_works_without_an_error(
     assert page.all("html", data_ready="yes")
     assert "hidden" not in page.all("div", class_="filter")[0]
     assert len(page.all("audio")) == 6
+
+
+PROBE = """
+const first = document.querySelector("#results table"), audio = document.querySelector("audio");
+const order = () => [...first.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
+const said = [order()];
+for (let n = 0; n < 2; n++) { first.querySelectorAll("th button")[1].click(); said.push(order()); }
+said.push(first.tHead.rows[0].cells[1].getAttribute("aria-sort"));
+const rule = document.getElementById("by-rule");
+rule.value = "confidence";
+rule.dispatchEvent(new Event("change"));
+said.push(document.getElementById("shown").value);
+audio.addEventListener("loadedmetadata", () => { document.body.dataset.seconds = audio.duration.toFixed(2); });
+audio.load();
+document.body.dataset.said = said.join(" ");
+"""
+
+
+@pytest.mark.slow
+def test_in_a_browser_tables_sort_examples_filter_and_audio_loads(
+    made: Made, browser: Callable[[Path], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    found = evaluation()
+    for name in ("teacher", "student"):
+        found[name]["domains"] = {
+            d: {"wer": r, "mer": r, "utterances": 4, "words": 20} for d, r in (("a", 0.5), ("b", 0.1))
+        }
+    made.metric("evaluate", found)
+    html = (
+        made.html().replace("</script>", f"{PROBE}</script>").replace("script-src", "script-src 'unsafe-inline'; x-src")
+    )
+    path = tmp_path / "probed.html"
+    path.write_text(html, encoding="utf-8")
+    (body,) = Page(browser(path).stdout).all("body")
+    assert body["data-said"] == "a,b b,a a,b descending 1 of 4 shown"
+    assert body["data-seconds"] in ("1.00", "1.50")

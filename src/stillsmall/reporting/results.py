@@ -88,7 +88,9 @@ def slices(evaluation: Json) -> Section:
         _slice_table(evaluation, "domains", "Domain", "Word error rate per domain"),
         _slice_table(evaluation, "sources", "Data set", "Word error rate per data set"),
     ]
-    notes = ["Rates are summed errors over summed words of normalised text. Above zero: the student is worse."]
+    notes = [
+        "Rates are summed errors over summed words of normalised text; a positive difference: the student is worse."
+    ]
     return Section("results", "Results by domain and data set", tables=tables, notes=notes)
 
 

@@ -16,6 +16,7 @@ from stillsmall import text as texts
 
 Kind = Literal["same", "ins", "del", "sub"]
 RIGHT_TO_LEFT = frozenset({"ar", "arc", "ckb", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"})
+WIDE_POINTS = r"\u3000-\u303f\uff00-\uffef"  # Chinese punctuation
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
@@ -60,10 +61,12 @@ def key(unit: str, language: str) -> str:
     return texts.normalise(unit, language).replace(" ", "")
 
 
-def join(words: list[str]) -> str:
-    """Words with spaces between them, except between two Chinese characters."""
+def join(words: list[str], language: str) -> str:
+    """Words with spaces between them, except where the script has none: Chinese, and languages without spaces."""
     joined = " ".join(word for word in words if word)
-    return re.sub(rf"(?<=[{texts.HAN}]) (?=[{texts.HAN}])", "", joined)
+    if language in texts.UNSPACED:
+        return re.sub(r"(?<=[^\x00-\x7f]) (?=[^\x00-\x7f])", "", joined)
+    return re.sub(rf"(?<=[{texts.HAN}]) (?=[{texts.HAN}{WIDE_POINTS}])", "", joined)
 
 
 def compare(reference: str, heard: str, language: str) -> list[Mark]:
@@ -84,23 +87,24 @@ def compare(reference: str, heard: str, language: str) -> list[Mark]:
                 marks += [Mark("same", "", word) for word in right[shown:place]]
                 new, shown = right[place], place + 1
             marks.append(Mark(_KINDS[op.tag], old, new))
-    return _merged([*marks, *(Mark("same", "", word) for word in right[shown:])])
+    return _merged([*marks, *(Mark("same", "", word) for word in right[shown:])], language)
 
 
 _KINDS: dict[str, Kind] = {"equal": "same", "replace": "sub", "insert": "ins", "delete": "del"}
 
 
-def _merged(marks: list[Mark]) -> list[Mark]:
+def _merged(marks: list[Mark], language: str) -> list[Mark]:
     groups: list[list[Mark]] = []
     for mark in marks:
         if groups and mark.kind == groups[-1][0].kind != "sub":
             groups[-1].append(mark)
         else:
             groups.append([mark])
-    return [
-        Mark(group[0].kind, join([mark.reference for mark in group]), join([mark.heard for mark in group]))
-        for group in groups
-    ]
+    made = []
+    for group in groups:
+        reference, heard = (join([getattr(mark, side) for mark in group], language) for side in ("reference", "heard"))
+        made.append(Mark(group[0].kind, reference, heard))
+    return made
 
 
 def lines(base: tuple[str, str], others: list[tuple[str, str]], language: str) -> list[Line]:
