@@ -87,7 +87,7 @@ def prepare(params: Path, out: Path, metrics: Path) -> dict[str, Any]:
         rows = publish(done, out)
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise PreparationError(f"{out}: the disk is full ({error.strerror}); make room and run again") from error
+            raise PreparationError(f"{out}: the disk is full ({os.strerror(error.errno)}); make room and run again") from error
         raise
     summary = summarise(done, rows)
     cache.write_json(metrics, summary)

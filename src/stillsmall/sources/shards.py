@@ -76,7 +76,7 @@ def make(batch: Batch, settings: Settings) -> Result:
         except OSError as error:
             if error.errno in FULL_DISK:
                 raise PreparationError(
-                    f"{partial.parent}: the disk is full ({error.strerror}) while a shard of '{settings.source}' was "
+                    f"{partial.parent}: the disk is full ({os.strerror(error.errno)}) while a shard of '{settings.source}' was "
                     "written; make room and run again: finished shards are kept"
                 ) from error
             raise
