@@ -17,8 +17,8 @@ from stillsmall.config import ConfigError, Params
 SELF_EVIDENT = {
     "model", "backend", "task", "timestamps", "num_beams", "batch_size", "max_new_tokens", "device", "dtype",
     "language", "revision", "decoder_layers", "freeze_encoder", "save_dtype", "objective", "steps", "learning_rate",
-    "warmup_steps", "weight_decay", "clip_norm", "checkpoint_every", "log_every", "previous_text_probability", "title", "name", "alias",
-    "speed_rounds", "ce", "kd",
+    "warmup_steps", "weight_decay", "clip_norm", "checkpoint_every", "log_every", "previous_text_probability",
+    "title", "name", "alias", "speed_rounds", "ce", "kd",
 }  # fmt: skip
 
 
