@@ -187,6 +187,7 @@ def test_marks_take_a_chinese_character_as_a_word() -> None:
 def test_scripts_without_spaces_are_put_together_again() -> None:
     assert kinds("你唱歌。", "你唱歌 。", "zh") == [("same", "", "你唱歌。")]
     assert kinds("うたう。", "うたう。", "ja") == [("same", "", "うたう。")]
+    assert kinds("要参加 lunch。", "要参加 lunch。", "zh") == [("same", "", "要参加 lunch。")]
     assert kinds("我 like 唱歌。", "我 like 唱歌。", "en") == [("same", "", "我 like 唱歌。")]
 
 
@@ -216,8 +217,8 @@ def test_an_interval_around_zero_claims_nothing() -> None:
 def test_thresholds_count_what_agreement_alone_would_keep() -> None:
     known = {"duration_s": 3600.0, "reference": "x", "ref_words": 10}
     rows = [known | {"agreement_mer": mer, "ref_wer_errors": n} for mer, n in ((0.0, 0), (0.45, 5), (None, 9))]
-    shown = {row[0].text: [cell.text for cell in row[1:]] for row in intake.thresholds(rows, 0.4).rows}
-    assert shown["40.0 % (set)"] == ["1", "33.3 %", "1.00", "0.0 %"]
+    shown = {row[0].text: [cell.text for cell in row[1:]] for row in intake.thresholds(rows).rows}
+    assert shown["40.0 %"] == ["1", "33.3 %", "1.00", "0.0 %"]
     assert shown["50.0 %"] == ["2", "66.7 %", "2.00", "25.0 %"]
 
 

@@ -54,7 +54,7 @@ def build(params: Params, inputs: Inputs) -> str:
             results.slices(evaluation),
             results.speed(speed),
             intake.data(prepared),
-            intake.labels(filtered, scores, _agreement_limit(params)),
+            intake.labels(filtered, scores),
             intake.training(distilled, curves.read(inputs.metrics / "training.csv")),
             results.measures(evaluation),
         ],
@@ -87,12 +87,6 @@ def _evaluated(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ReportError(f"{path}: no such table; has evaluate run? (dvc repro)")
     return pq.read_table(path).to_pylist()
-
-
-def _agreement_limit(params: Params) -> float | None:
-    """The agreement's threshold, if that rule is in use: the table of thresholds marks it."""
-    limit = params.filters.get("agreement", {}).get("max_mer")
-    return float(limit) if limit is not None and "agreement" in params.filter.keep_if else None
 
 
 def _silent(*groups: list[Example]) -> bool:

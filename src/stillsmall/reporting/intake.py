@@ -60,7 +60,7 @@ def _quarantine(sources: Json) -> Table:
     return Table("Quarantined items", columns("Data set", "Reason", "Items", words=("Reason",)), rows)
 
 
-def labels(filtered: Json, scores: Sequence[Json], limit: float | None) -> Section:
+def labels(filtered: Json, scores: Sequence[Json]) -> Section:
     """What the filter kept and rejected, per rule and per domain, with the labels' WER where transcripts exist."""
     kept, rejected = filtered["kept"], filtered["rejected"]
     total = kept["labels"] + rejected["labels"]
@@ -74,7 +74,7 @@ def labels(filtered: Json, scores: Sequence[Json], limit: float | None) -> Secti
         sentence = (
             f"{figures.plural(total, 'label')}, {figures.hours(kept['hours'])} h: all were kept, none was rejected."
         )
-    tables = [_reasons(filtered), _domains(filtered), thresholds(scores, limit)]
+    tables = [_reasons(filtered), _domains(filtered), thresholds(scores)]
     notes = []
     if not any("label_wer" in part for part in (kept, rejected)):
         notes.append("No label has a transcript to be compared with, so the labels' error rate is not known.")
@@ -108,17 +108,15 @@ def _domains(filtered: Json) -> Table:
     return Table("Labels per domain", columns(*heads, "WER of kept", "WER of rejected"), rows)
 
 
-def thresholds(scores: Sequence[Json], limit: float | None) -> Table:
-    """What the agreement with the validator alone would keep, at several limits and at the one that is set."""
+def thresholds(scores: Sequence[Json]) -> Table:
+    """What the agreement with the validator alone would keep, at several limits."""
     known = [row for row in scores if row.get("agreement_mer") is not None]
-    steps = sorted({*LIMITS, *([limit] if limit is not None else [])})
     rows = []
-    for step in steps if known else []:
+    for step in LIMITS if known else ():
         kept = [row for row in known if row["agreement_mer"] <= step]
         judged = [row for row in kept if row["reference"] is not None]
         wrong, words = (sum(row[name] for row in judged) for name in ("ref_wer_errors", "ref_words"))
-        mark = " (set)" if step == limit else ""
-        cells = [Cell(f"{figures.percent(step)}{mark}", step), cell(len(kept))]
+        cells = [cell(step, figures.percent), cell(len(kept))]
         cells.append(cell(len(kept) / len(scores), figures.percent, 1.0))
         cells.append(cell(sum(row["duration_s"] for row in kept) / 3600, figures.hours))
         rows.append([*cells, cell(wrong / words if words else None, figures.percent)])

@@ -52,7 +52,7 @@ def dir_of(language: str) -> str:
 def units(text: str, language: str) -> list[str]:
     """The words of a text as they are written."""
     if language in texts.UNSPACED:
-        return texts.words(text, language)
+        return re.findall(r"[!-~]+|[^\x00-\x7f\s]", text)  # a Latin word stays whole, also before a wide full stop
     return [unit for word in text.split() for unit in texts.UNIT.findall(word)]
 
 
@@ -64,9 +64,8 @@ def key(unit: str, language: str) -> str:
 def join(words: list[str], language: str) -> str:
     """Words with spaces between them, except where the script has none: Chinese, and languages without spaces."""
     joined = " ".join(word for word in words if word)
-    if language in texts.UNSPACED:
-        return re.sub(r"(?<=[^\x00-\x7f]) (?=[^\x00-\x7f])", "", joined)
-    return re.sub(rf"(?<=[{texts.HAN}]) (?=[{texts.HAN}{WIDE_POINTS}])", "", joined)
+    close = r"[^\x00-\x7f]" if language in texts.UNSPACED else f"[{texts.HAN}]"
+    return re.sub(rf" (?=[{WIDE_POINTS}])|(?<={close}) (?={close})", "", joined)
 
 
 def compare(reference: str, heard: str, language: str) -> list[Mark]:
