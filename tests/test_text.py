@@ -24,3 +24,9 @@ def test_punctuation_alone_normalises_to_nothing():
 
 def test_orthographic_keeps_case_and_punctuation():
     assert text.orthographic("  Hello,   World. ") == "Hello, World."
+
+
+def test_segments_join_with_spaces_only_where_the_language_has_them():
+    assert text.join(["Hello there.", " How are you?"], "en") == "Hello there. How are you?"
+    assert text.join(["我想", "買咖啡"], "zh") == "我想買咖啡"
+    assert text.join(["我要 coffee", "tea 也好"], "zh") == "我要 coffee tea 也好"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stillsmall.cache import digest, folder_digest
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt")
+CPU_POSITIONS = 6000  # encoded at once on a CPU: beyond it, memory traffic costs more than a larger batch saves
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
 
 
@@ -36,6 +38,24 @@ def set_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def encode(encoder: Any, features: torch.Tensor) -> torch.Tensor:
+    """(B, mels, frames) to (B, positions, D): all at once on a GPU, in cache-friendly slices on a CPU."""
+    size = (
+        len(features)
+        if features.device.type == "cuda"
+        else max(1, CPU_POSITIONS // encoder.config.max_source_positions)
+    )
+    return torch.cat([encoder(part).last_hidden_state for part in features.split(size)])
+
+
+def quiet() -> None:
+    """transformers without its progress bars and hints: what people must know, this library says itself."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def seed(*parts: object) -> int:
     """A 63-bit seed from anything that has a repr; the same on every machine."""
     return int(digest([repr(part) for part in parts]), 16) % (1 << 63)
@@ -53,7 +73,9 @@ def locate(root: str | Path, name: str, revision: str | None, path: str) -> tupl
             return str(folder), folder_digest(folder, MODEL_FILES)
     if name.count("/") != 1:
         have = sorted(p.name for p in Path(root).glob("*/") if (p / "config.json").is_file())
-        raise ModelError(f"{path}.model: no folder '{name}' under models.root={root}; have: {', '.join(have) or 'none'}")
+        raise ModelError(
+            f"{path}.model: no folder '{name}' under models.root={root}; have: {', '.join(have) or 'none'}"
+        )
     if not revision:
         raise ModelError(f"{path}.revision: '{name}' is a hub id; give the commit of it that you mean")
     return name, f"{name}@{revision}"
@@ -63,6 +85,8 @@ def _check_folder(folder: Path, path: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{path}.model: {folder} has no config.json; it is not a model folder")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES[:2]):
-        raise ModelError(f"{path}.model: {folder} has no tokenizer (tokenizer.json or vocab.json); copy the teacher's in")
+        raise ModelError(
+            f"{path}.model: {folder} has no tokenizer (tokenizer.json or vocab.json); copy the teacher's in"
+        )
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{path}.model: {folder} has no *.safetensors; convert the weights (pickles are not loaded)")

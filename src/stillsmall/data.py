@@ -1,4 +1,4 @@
-"""From kept labels to batches: targets with their prefixes and prompts, in an order that depends on seed and step alone.
+"""From kept labels to batches: targets with prefixes and prompts, in an order that depends on seed and step alone.
 
 Nothing here remembers where it is: the batch of a step is a function of (seed, step), which makes resuming exact.
 """
@@ -106,7 +106,9 @@ class Targets:
         for example in found:
             longest = len(self._sequence(example, timestamps=True, prompted=False).labels)
             if example.end_s - example.start_s > self.window_s + LENGTH_SLACK_S:
-                skipped.append({"utt_id": example.utt_id, "reason": f"audio longer than the window of {self.window_s} s"})
+                skipped.append(
+                    {"utt_id": example.utt_id, "reason": f"audio longer than the window of {self.window_s} s"}
+                )
             elif longest > self.positions:
                 skipped.append({"utt_id": example.utt_id, "reason": f"label longer than {self.positions} positions"})
             else:
@@ -125,9 +127,14 @@ class Targets:
 
     def _sequence(self, example: Example, timestamps: bool, prompted: bool) -> TokenSequence:
         prefix = self.tokens.prefix(example.language, self.task, timestamps)
-        timed = self.tokens.timed_target(example.segments) if timestamps else self.tokens.target(example.text)
+        language = example.language
+        timed = (
+            self.tokens.timed_target(example.segments, language)
+            if timestamps
+            else self.tokens.target(example.text, language)
+        )
         room = min(self.positions // 2, self.positions - len(prefix) - len(timed) + 1)
-        prompt = self.tokens.prompt(example.previous, room) if prompted and room > 1 else []
+        prompt = self.tokens.prompt(example.previous, language, room) if prompted and room > 1 else []
         whole = prompt + prefix + timed
         labels = [IGNORED] * len(prompt) + whole[len(prompt) + 1 :]
         # language and task are learnt at their positions, as in Whisper; the no-timestamps mark is a coin of ours
@@ -140,7 +147,7 @@ class Batches:
 
     def __init__(self, found: Sequence[Example], targets: Targets, batch_size: int) -> None:
         self.found, self.targets, self.batch_size = found, targets, batch_size
-        self.lengths = [len(targets.tokens.target(e.text)) for e in found]
+        self.lengths = [len(targets.tokens.target(e.text, e.language)) for e in found]
         self.per_epoch = -(-len(found) // batch_size)
         self._order: tuple[int, list[list[int]]] = (-1, [])
 

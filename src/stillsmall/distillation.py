@@ -46,6 +46,7 @@ def distill(params: Params, paths: Paths) -> None:
     Raises ConfigError for a combination that can't be, before anything is loaded that takes long.
     """
     check(params)
+    compute.quiet()
     compute.set_threads(params.run.threads)
     kind = resolve(TABLE, params.distill.objective, "distill.objective")
     section = plugin_section(params.objectives, "objectives", params.distill.objective, kind.Config)
@@ -68,11 +69,13 @@ def check(params: Params) -> None:
     """ConfigError for parameters that are valid one by one and impossible together."""
     if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
         raise ConfigError(
-            f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label.timestamps is "
-            "false, so the labels have no times to learn; set one of the two"
+            f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
+            "timestamps is false, so the labels have no times to learn; set one of the two"
         )
     if params.distill.warmup_steps > params.distill.steps:
-        raise ConfigError(f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps")
+        raise ConfigError(
+            f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
+        )
 
 
 def load_teacher(source: str, params: Params) -> tuple[Any, Any]:
@@ -148,7 +151,12 @@ def assemble(
 
 
 def _write(
-    params: Params, paths: Paths, trainer: Trainer, processor: Any, rows: list[dict[str, Any]], skipped: list[dict[str, str]]
+    params: Params,
+    paths: Paths,
+    trainer: Trainer,
+    processor: Any,
+    rows: list[dict[str, Any]],
+    skipped: list[dict[str, str]],
 ) -> None:
     shutil.rmtree(paths.student, ignore_errors=True)
     student.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))

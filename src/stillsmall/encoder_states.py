@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stillsmall import cache
+from stillsmall import cache, compute
 from stillsmall.data import Audio, features
 
 BYTES_PER_GB = 10**9
@@ -46,8 +46,7 @@ class EncoderStates:
     def live(self, index: Sequence[int]) -> Tensor:
         """Computed from the audio, now."""
         mels = features(self.extractor, [self.audio(i) for i in index], self.dtype)
-        states: Tensor = self.encoder(mels.to(self.device)).last_hidden_state
-        return states
+        return compute.encode(self.encoder, mels.to(self.device))
 
     def __call__(self, index: Sequence[int]) -> Tensor:
         if self._states is None:

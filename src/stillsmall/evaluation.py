@@ -17,6 +17,7 @@ from stillsmall.config import Params, Transcribe
 from stillsmall.labelling import Labelling
 from stillsmall.metrics import ErrorCounts
 from stillsmall.teachers.base import Clip, Teacher
+from stillsmall.text import join
 
 SYSTEMS = ("teacher", "student")
 RESAMPLES = 10_000
@@ -33,7 +34,9 @@ def who(params: Params, student: Path) -> dict[str, Labelling]:
     common = {"task": params.pseudo_label.task, **decode}
     models = {"teacher": (params.pseudo_label.model, params.pseudo_label.revision), "student": (str(student), None)}
     return {
-        name: Labelling(Transcribe(model=model, revision=revision, **common), params.run, params.models.root, "evaluate")
+        name: Labelling(
+            Transcribe(model=model, revision=revision, **common), params.run, params.models.root, "evaluate"
+        )
         for name, (model, revision) in models.items()
     }
 
@@ -46,10 +49,10 @@ def transcribe(params: Params, split: Path, student: Path, out: Path) -> None:
 
 def joined(folder: Path) -> dict[str, str]:
     """utt_id -> what was heard: the chunks of a long recording in order of time."""
-    parts: dict[str, list[tuple[float, str]]] = {}
+    parts: dict[str, list[tuple[float, str, str]]] = {}
     for row in manifest.rows(folder, manifest.HYPOTHESIS):
-        parts.setdefault(row["parent"], []).append((row["start_s"], row["text"]))
-    return {utt_id: " ".join(text for _, text in sorted(found)) for utt_id, found in parts.items()}
+        parts.setdefault(row["parent"], []).append((row["start_s"], row["text"], row["language"]))
+    return {utt_id: join((text for _, text, _ in sorted(found)), found[0][2]) for utt_id, found in parts.items()}
 
 
 def judge(split: Path, hypotheses: Path) -> list[dict[str, Any]]:
@@ -62,7 +65,9 @@ def judge(split: Path, hypotheses: Path) -> list[dict[str, Any]]:
     for utterance in manifest.rows(split / "manifest.parquet", manifest.UTTERANCE):
         if utterance["text"] is None:
             continue
-        row = {k: utterance[k] for k in ("utt_id", "source", "domain", "language", "speaker", "recording", "duration_s")}
+        row = {
+            k: utterance[k] for k in ("utt_id", "source", "domain", "language", "speaker", "recording", "duration_s")
+        }
         row |= {"reference": utterance["text"]}
         for name in SYSTEMS:
             text = heard[name].get(utterance["utt_id"], "")

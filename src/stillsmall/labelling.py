@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stillsmall import audio, cache, manifest
 from stillsmall.config import ConfigError, Run, Transcribe
 from stillsmall.plugins import resolve
@@ -83,12 +85,12 @@ def chunks(split: Path, labels: Path) -> list[Job]:
 def cut(split: Path, labels: Path, shard: str) -> Iterator[Clip]:
     """The audio of each hypothesis of one shard, cut out of its utterance."""
     (_, found), *_ = manifest.audio(split, [f"{shard}.parquet"])
-    flac, decoded = dict(found), ("", None)
+    flac, parent, whole = dict(found), "", np.zeros(0, np.float32)
     for row in manifest.rows(labels, manifest.HYPOTHESIS):
-        if decoded[0] != row["parent"]:
-            decoded = (row["parent"], audio.decode_flac(flac[row["parent"]]))
+        if parent != row["parent"]:
+            parent, whole = row["parent"], audio.decode_flac(flac[row["parent"]])
         start, end = (round(row[key] * audio.SAMPLE_RATE) for key in ("start_s", "end_s"))
-        yield Clip(row["utt_id"], decoded[1][start:end], row["language"])
+        yield Clip(row["utt_id"], whole[start:end], row["language"])
 
 
 def transcribe(jobs: Iterable[Job], labelling: Labelling, out: Path) -> int:
@@ -128,4 +130,6 @@ def write(path: Path, found: list[Hypothesis]) -> None:
     try:
         manifest.write(path, [row.as_row() for row in found], manifest.HYPOTHESIS)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write a shard of labels ({error.strerror}); free some space", str(path)) from error
+        raise OSError(
+            error.errno, f"cannot write a shard of labels ({error.strerror}); free some space", str(path)
+        ) from error

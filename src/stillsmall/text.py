@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Literal
 
 Form = Literal["orthographic", "normalised"]
-UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})  # a character is the unit of WER (Whisper's list)
+UNSPACED = frozenset(
+    {"zh", "yue", "ja", "th", "lo", "my", "km", "bo"}
+)  # a character is the unit of WER (Whisper's list)
 HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 UNIT = re.compile(rf"[{HAN}]|[^\s{HAN}]+")  # MER: a Chinese character, or a run of anything else
 ARABIC_DROPPED = re.compile(r"[^0-9\u0621-\u064a%@ ]")  # what is not a digit, an Arabic letter, %, @ or a space
@@ -49,7 +52,7 @@ def _basic(text: str) -> str:
 
 
 def _arabic(text: str) -> str:
-    """Alef forms folded before anything is deleted, then diacritics, tatweel and foreign letters go; ta marbuta stays."""
+    """Alef forms folded before anything is deleted; then diacritics and foreign letters go; ta marbuta stays."""
     text = unicodedata.normalize("NFC", text).translate(ALEFS).translate(ARABIC_DIGITS).replace(TATWEEL, "")
     text = re.sub(r"[\u064b-\u065f\u0670\u06d6-\u06ed]", "", text)  # marks vanish; the word stays whole
     return " ".join(ARABIC_DROPPED.sub(" ", text).split())
@@ -85,6 +88,20 @@ def words(text: str, language: str) -> list[str]:
     if language in UNSPACED:
         return [unit for unit in UNIT.findall(text) for unit in (list(unit) if not unit.isascii() else [unit])]
     return text.split()
+
+
+def lead(language: str) -> str:
+    """What Whisper writes before a text: a space, but not in languages that have none between words."""
+    return "" if language in UNSPACED else " "
+
+
+def join(parts: Iterable[str], language: str) -> str:
+    """Segments as one text; without spaces between them where the language has none and no Latin words would meet."""
+    whole = ""
+    for part in (part.strip() for part in parts):
+        meets = bool(whole and part) and (language not in UNSPACED or (whole[-1].isascii() and part[0].isascii()))
+        whole += (" " if meets else "") + part
+    return whole
 
 
 def characters(text: str) -> list[str]:

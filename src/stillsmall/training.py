@@ -87,7 +87,7 @@ class Trainer:
             signals = self._signals(micro, step / self.config.steps)
             out = self.objective.forward(signals)
             partial = reduce(out.per_token, tokens)
-            partial.backward()  # type: ignore[no-untyped-call]
+            partial.backward()
             loss += float(partial.detach())
             for name, value in out.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(reduce(value, tokens))
@@ -119,7 +119,9 @@ class Trainer:
         return Signals(student_logits, labels, batch.sample_ids, progress, teacher_logits=teacher_logits)
 
     def _decode(self, model: Any, inputs: Tensor, states: Tensor | None) -> Tensor:
-        logits: Tensor = model(decoder_input_ids=inputs, encoder_outputs=BaseModelOutput(last_hidden_state=states)).logits
+        logits: Tensor = model(
+            decoder_input_ids=inputs, encoder_outputs=BaseModelOutput(last_hidden_state=states)
+        ).logits
         return logits
 
     @property
@@ -141,7 +143,7 @@ def learning_rate_factor(config: Distill, step: int) -> float:
     return {"linear": 1.0 - u, "cosine": 0.5 * (1.0 + math.cos(math.pi * u)), "constant": 1.0}[config.schedule]
 
 
-class bar:  # noqa: N801 - used like a function in a with statement
+class bar:
     """Progress on the terminal: loss, tokens a second, time left."""
 
     def __init__(self, total: int, done: int) -> None:

@@ -1,7 +1,7 @@
 """Whisper's token grammar: prefixes, timestamps, prompts, and segments read back out of what was generated.
 
-    <|startofprev|> previous text  <|startoftranscript|><|en|><|transcribe|>  <|0.00|> a sentence<|2.40|>  <|endoftext|>
-    [--- prompt, no loss -------][--- prefix, no loss ----------------------][--- target -------------------------]
+<|startofprev|> previous text  <|startoftranscript|><|en|><|transcribe|>  <|0.00|> a sentence<|2.40|>  <|endoftext|>
+[--- prompt, no loss -------][--- prefix, no loss ----------------------][--- target -------------------------]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from stillsmall.text import lead
 
 TIME_STEP_S = 0.02
 
@@ -71,24 +73,27 @@ class WhisperTokens:
             ids += [self.languages[language], self.tasks[task]]
         return ids if timestamps else [*ids, self.no_timestamps]
 
-    def prompt(self, text: str, most: int) -> list[int]:
+    def plain(self, text: str, language: str) -> list[int]:
+        """Ids of text as Whisper writes it in that language; [] for no text."""
+        return self.tokenizer.encode(lead(language) + text.strip(), add_special_tokens=False) if text.strip() else []
+
+    def prompt(self, text: str, language: str, most: int) -> list[int]:
         """Previous text as a prompt of at most `most` tokens, its end kept; [] for no text."""
-        ids = self.tokenizer.encode(" " + text.strip(), add_special_tokens=False) if text.strip() else []
+        ids = self.plain(text, language)
         return [self.previous, *ids[-(most - 1) :]] if ids and most > 1 else []
 
     def timestamp(self, seconds: float) -> int:
         return self.timestamp_begin + round(seconds / TIME_STEP_S)
 
-    def target(self, text: str) -> list[int]:
+    def target(self, text: str, language: str) -> list[int]:
         """Target ids of plain text, with the end of text."""
-        ids = self.tokenizer.encode(" " + text.strip(), add_special_tokens=False) if text.strip() else []
-        return [*ids, self.end]
+        return [*self.plain(text, language), self.end]
 
-    def timed_target(self, segments: Sequence[tuple[float, float, str]]) -> list[int]:
+    def timed_target(self, segments: Sequence[tuple[float, float, str]], language: str) -> list[int]:
         """Target ids of segments, each between its two timestamps, with the end of text."""
         ids: list[int] = []
         for start, end, text in segments:
-            ids += [self.timestamp(start), *self.target(text)[:-1], self.timestamp(end)]
+            ids += [self.timestamp(start), *self.plain(text, language), self.timestamp(end)]
         return [*ids, self.end]
 
     def text(self, tokens: Sequence[int]) -> str:

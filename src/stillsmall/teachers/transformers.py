@@ -19,6 +19,7 @@ from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
 from stillsmall.metrics import compression_ratio
 from stillsmall.teachers.base import Clip, Hypothesis, Segment, chunk, shift
+from stillsmall.text import join
 from stillsmall.whisper_tokens import WhisperTokens
 
 
@@ -26,6 +27,7 @@ class TransformersTeacher:
     """`Teacher` for Whisper models. Decoding is greedy or by beams and draws no random numbers."""
 
     def __init__(self, config: Transcribe, run: Run, models_root: str | Path, path: str) -> None:
+        compute.quiet()
         compute.set_threads(run.threads)
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
         where = {} if Path(source).is_dir() else {"revision": config.revision}
@@ -54,11 +56,11 @@ class TransformersTeacher:
                 found[i] = self._long(clip)
         return [found[i] for i in range(len(clips))]
 
-    def _encode(self, clips: Sequence[Clip]) -> tuple[torch.Tensor, BaseModelOutput]:
+    def _encode(self, clips: Sequence[Clip]) -> BaseModelOutput:
         extract = self.processor.feature_extractor
         features = extract([c.audio for c in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        features = features.to(self.device, self.dtype)
-        return features, self.model.get_encoder()(features)
+        states = compute.encode(self.model.get_encoder(), features.to(self.device, self.dtype))
+        return BaseModelOutput(last_hidden_state=states)
 
     def _languages(self, clips: Sequence[Clip], encoded: BaseModelOutput) -> list[str]:
         """Of each clip, as the configuration says: fixed, the manifest's, or what the model hears."""
@@ -85,7 +87,7 @@ class TransformersTeacher:
 
     def _short(self, clips: Sequence[Clip]) -> list[Hypothesis]:
         """Clips of at most one window: one decoding each, no second look at the silence after the speech."""
-        _, encoded = self._encode(clips)
+        encoded = self._encode(clips)
         languages = self._languages(clips, encoded)
         timestamps = self.config.timestamps
         out = self.model.generate(
@@ -95,8 +97,10 @@ class TransformersTeacher:
         measured = self._measure(encoded, sequences, languages, timestamps)
         found = []
         for clip, tokens, language, measures in zip(clips, sequences, languages, measured, strict=True):
-            segments = tuple(Segment(*s) for s in self.tokens.segments(tokens, clip.duration_s))
-            text = " ".join(s.text for s in segments)
+            text = self.tokens.text(tokens)
+            segments = (Segment(0.0, round(clip.duration_s, 3), text),) if text else ()
+            if timestamps:
+                segments = tuple(Segment(*s) for s in self.tokens.segments(tokens, clip.duration_s))
             found.append(
                 Hypothesis(clip.utt_id, clip.utt_id, 0.0, clip.duration_s, language, text, segments, tuple(tokens))
             )
@@ -139,7 +143,7 @@ class TransformersTeacher:
         """A recording: Whisper's sequential long-form decoding, then K2D's chunks, each measured by itself."""
         window = int(self.window_s * SAMPLE_RATE)
         head = Clip(clip.utt_id, clip.audio[:window], clip.language)
-        language = self._languages([head], self._encode([head])[1])[0]
+        language = self._languages([head], self._encode([head]))[0]
         extract = self.processor.feature_extractor
         inputs = extract(
             [clip.audio], sampling_rate=SAMPLE_RATE, return_tensors="pt", truncation=False, return_attention_mask=True
@@ -178,14 +182,16 @@ class TransformersTeacher:
         self, clip: Clip, pieces: list[tuple[Clip, tuple[Segment, ...]]], language: str
     ) -> Iterator[Hypothesis]:
         """Chunks as hypotheses, measured on their own audio, with timestamps as targets (K2D, section 3)."""
-        _, encoded = self._encode([piece for piece, _ in pieces])
-        sequences = [self.tokens.timed_target([(s.start, s.end, s.text) for s in parts]) for _, parts in pieces]
+        encoded = self._encode([piece for piece, _ in pieces])
+        sequences = [
+            self.tokens.timed_target([(s.start, s.end, s.text) for s in parts], language) for _, parts in pieces
+        ]
         most = self.model.config.max_target_positions - len(self.tokens.prefix(language, self.config.task, True))
         sequences = [tokens[:most] for tokens in sequences]
         measured = self._measure(encoded, sequences, [language] * len(pieces), True)
         for (piece, parts), tokens, measures in zip(pieces, sequences, measured, strict=True):
             start = int(piece.utt_id.rsplit("#", 1)[1]) / 1000
-            text = " ".join(s.text for s in parts)
+            text = join((s.text for s in parts), language)
             row = Hypothesis(
                 piece.utt_id, clip.utt_id, start, start + piece.duration_s, language, text, parts, tuple(tokens)
             )

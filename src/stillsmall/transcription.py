@@ -1,0 +1,46 @@
+"""Any audio to text with any Whisper folder: what `stillsmall transcribe` does. Memory does not grow with length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stillsmall import audio
+from stillsmall.config import Run, Transcribe
+from stillsmall.teachers.base import Clip
+from stillsmall.text import join
+
+PIECE_S = 600.0  # a long file is heard in pieces of at most this, cut at quiet places
+
+
+def transcribe_files(
+    paths: list[Path], model: str, language: str | None, timestamps: bool, device: str, threads: int | None = None
+) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
+    """Per file: (path, segments with start and end in seconds, the whole text).
+
+    `language` None lets the model detect it. Raises AudioError for a file that can't be read, ModelError for a
+    folder that is no model.
+    """
+    import os
+
+    from stillsmall.teachers.transformers import TransformersTeacher
+
+    config = Transcribe.model_validate(
+        {"model": model, "revision": None, "backend": "transformers", "language": language or "detect"}
+        | {"task": "transcribe", "timestamps": timestamps, "num_beams": 1, "batch_size": 8, "max_new_tokens": None}
+        | {"device": device, "dtype": "float32"}
+    )
+    teacher = TransformersTeacher(config, Run(seed=0, threads=threads or os.cpu_count() or 1), ".", "transcribe")
+    for path in paths:
+        segments: list[dict[str, Any]] = []
+        heard = language or "en"
+        for first, samples in audio.pieces(audio.stream(path), PIECE_S):
+            start = first / audio.SAMPLE_RATE
+            for row in teacher.transcribe([Clip(str(path), samples, None)])[0]:
+                begin, heard = start + row.start_s, row.language
+                segments += [
+                    {"start": round(begin + s.start, 3), "end": round(begin + s.end, 3), "text": s.text}
+                    for s in row.segments
+                ]
+        yield path, segments, join((s["text"] for s in segments), heard)
