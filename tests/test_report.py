@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from report_inputs import Made, Page, evaluation, score_row, tone, verdict
+from report_inputs import SCRIPT, Made, Page, evaluation, score_row, tone, verdict
 from stillsmall import audio, config, report
 from stillsmall.reporting import clips, curves, examples, figures, intake, results, words
 
@@ -48,6 +48,15 @@ def test_text_from_data_is_escaped(made: Made) -> None:
     assert len(Page(html).all("script")) == 1
     assert "alert('x')" not in html
     assert "&lt;script&gt;alert(&#39;x&#39;)" in html
+
+
+def test_names_from_data_are_escaped_too(made: Made) -> None:
+    made.reject([score_row(SCRIPT, domain=SCRIPT, source=SCRIPT, language=SCRIPT, verdicts=[verdict(SCRIPT)])])
+    page = made.page()
+    assert len(page.all("script")) == 1
+    assert page.all("article", data_domain=SCRIPT)
+    assert [a["value"] for a in page.all("option")] == ["", SCRIPT, "", SCRIPT]
+    assert page.all("dd", lang="und", dir="ltr")
 
 
 def test_the_page_asks_the_network_for_nothing(made: Made) -> None:

@@ -42,7 +42,7 @@ def build(params: Params, inputs: Inputs) -> str:
     evaluation, filtered = (_needed(inputs.metrics / f"{name}.json") for name in ("evaluate", "filter"))
     prepared, distilled, speed = (_json(inputs.metrics / f"{name}.json") for name in ("prepare", "distill", "speed"))
     room = Room(params.report.audio_mb)
-    dropped = manifest.rows(inputs.rejected, manifest.REJECTED)
+    dropped = manifest.read(inputs.rejected, manifest.REJECTED)
     heard = examples.rejected(dropped, inputs.split, params.report.examples, room)
     tested = examples.tested(_evaluated(inputs.evaluation / "utterances.parquet"), inputs.test, room)
     scores = manifest.read(inputs.scores, manifest.SCORE).select(MEASURED).to_pylist()
@@ -59,7 +59,7 @@ def build(params: Params, inputs: Inputs) -> str:
             results.measures(evaluation),
         ],
         rejected=heard,
-        rejected_in_all=len(dropped),
+        rejected_in_all=dropped.num_rows,
         tested=tested,
         rules=sorted({reason.rule for one in heard for reason in one.reasons}),
         domains=sorted({one.domain for one in heard}),

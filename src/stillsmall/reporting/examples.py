@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from stillsmall import cache
 from stillsmall.reporting import clips, figures, words
 from stillsmall.reporting.clips import Room, Stretch
@@ -73,9 +75,12 @@ def spread(rows: list[Row], most: int) -> list[Row]:
     return list(chosen.values())
 
 
-def rejected(rows: list[Row], split: Path, most: int, room: Room) -> list[Example]:
-    """Examples of rejected labels, with audio as long as there is room."""
-    return _with_audio(spread(rows, most), split, room, _stretch_of_label, _rejected)
+def rejected(table: pa.Table, split: Path, most: int, room: Room) -> list[Example]:
+    """Examples of rejected labels (`manifest.REJECTED`), with audio as long as there is room."""
+    light = table.select(["utt_id", "domain", "verdicts"]).to_pylist()  # whole rows of the chosen only: there are many
+    chosen = spread([{**row, "place": place} for place, row in enumerate(light)], most)
+    rows = table.take(pa.array([row["place"] for row in chosen], pa.int64())).to_pylist()
+    return _with_audio(rows, split, room, _stretch_of_label, _rejected)
 
 
 def _stretch_of_label(row: Row) -> Stretch:
