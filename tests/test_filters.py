@@ -31,7 +31,7 @@ def test_a_rejection_says_why(rule, row, reason):
 
 
 def test_a_good_label_passes_every_rule():
-    assert filtering.judge(score_row(), rules(*filtering.TABLE)) == []
+    assert filtering.judge(score_row(), rules(*(name for name in filtering.TABLE if name != "random"))) == []
 
 
 def test_thresholds_are_inclusive_unless_strict():
@@ -88,3 +88,15 @@ def test_label_wer_sums_counts_and_hours_add_up():
         score_row(reference=None),
     ]
     assert filtering.amount(rows) == {"labels": 3, "hours": pytest.approx(6 / 3600, abs=1e-6), "label_wer": 0.1}
+
+
+def test_a_random_subset_has_the_asked_size_whatever_the_order(tmp_path):
+    def drawn(rows, seed=1):
+        manifest.write(tmp_path / "scores.parquet", rows, manifest.SCORE)
+        out = [tmp_path / name for name in ("kept.parquet", "rejected.parquet", "filter.json")]
+        filtering.split(tmp_path / "scores.parquet", *out, rules("random", random={"labels": 7, "seed": seed}))
+        return {row["utt_id"] for row in manifest.rows(out[0], manifest.SCORE)}
+
+    rows = [score_row(utt_id=f"u{i}") for i in range(30)]
+    assert len(drawn(rows)) == 7
+    assert drawn(rows) == drawn(rows[::-1]) != drawn(rows, seed=2)

@@ -11,6 +11,7 @@ from stillsmall import cache, manifest
 from stillsmall.config import ConfigError, Filter, plugin_section
 from stillsmall.filters import TABLE
 from stillsmall.filters.base import Filter as Rule
+from stillsmall.filters.base import Ranking
 from stillsmall.plugins import resolve
 
 SECONDS_PER_HOUR = 3600
@@ -37,13 +38,18 @@ def split(scores: Path, kept: Path, rejected: Path, counts: Path, judges: Mappin
     Raises ConfigError where nothing is kept, naming the rules that emptied the set.
     """
     rows = manifest.rows(scores, manifest.SCORE)
+    for rule in judges.values():
+        if isinstance(rule, Ranking):
+            rule.fit(rows)
     judged = [(row, judge(row, judges)) for row in rows]
     keep = [row for row, verdicts in judged if not verdicts]
     drop = [{**row, "verdicts": verdicts} for row, verdicts in judged if verdicts]
     summary = summarise(keep, drop)
     if not keep:
         alone = ", ".join(f"{rule} ({n['labels']} of {len(rows)})" for rule, n in summary["reasons"].items())
-        raise ConfigError(f"filter.keep_if: no label is left to train on. Dropped by: {alone or 'there were no labels'}")
+        raise ConfigError(
+            f"filter.keep_if: no label is left to train on. Dropped by: {alone or 'there were no labels'}"
+        )
     manifest.write(kept, keep, manifest.SCORE)
     manifest.write(rejected, drop, manifest.REJECTED)
     cache.write_json(counts, summary)

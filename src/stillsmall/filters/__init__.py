@@ -6,5 +6,6 @@ TABLE = {
     "agreement": "stillsmall.filters.agreement:Agreement",
     "confidence": "stillsmall.filters.confidence:Confidence",
     "compression": "stillsmall.filters.compression:Compression",
+    "random": "stillsmall.filters.random:Random",
     "reference_wer": "stillsmall.filters.reference_wer:ReferenceWer",
 }

@@ -1,4 +1,4 @@
-"""K2D's cross-model validation (2407.10603): keep iff delta(teacher, validator) <= a, the validator as the reference."""
+"""K2D's cross-model validation (2407.10603): keep iff delta(teacher, validator) <= a; the validator is reference."""
 
 from __future__ import annotations
 

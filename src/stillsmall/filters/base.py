@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -19,8 +19,19 @@ class Verdict:
 
 
 class Filter(Protocol):
-    """Judges a row of `manifest.SCORE`. `Config` is the filter's section under `filters` in params.yaml."""
+    """Judges a row of `manifest.SCORE`. `Config` is the filter's section under `filters` in params.yaml.
+
+    A filter that ranks (the best so many, a random so many) also has `fit(rows)`, which sees the whole table once
+    before any row is judged.
+    """
 
     Config: ClassVar[type[BaseModel]]
 
     def judge(self, row: Mapping[str, Any]) -> Verdict: ...
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """The further half of a filter that needs to see all rows first."""
+
+    def fit(self, rows: Sequence[Mapping[str, Any]]) -> None: ...

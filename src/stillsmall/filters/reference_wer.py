@@ -1,4 +1,4 @@
-"""Keeps labels close to the transcript: WER <= lambda (2406.04512), or < lambda as in Distil-Whisper's code (strict)."""
+"""Keeps labels close to the transcript: WER <= lambda (2406.04512), or < lambda as Distil-Whisper has it (strict)."""
 
 from __future__ import annotations
 
@@ -27,4 +27,6 @@ class ReferenceWer:
         if wer is None:
             return Verdict(False, None, "words were heard where the transcript is empty")
         keep = wer < limit if self.config.strict else wer <= limit
-        return Verdict(keep, wer, f"WER against the transcript is {'not below' if self.config.strict else 'above'} {limit}")
+        return Verdict(
+            keep, wer, f"WER against the transcript is {'not below' if self.config.strict else 'above'} {limit}"
+        )
