@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stillsmall import cache, config, manifest
 from stillsmall.sources import load
 from stillsmall.sources.base import SPLITS, Batch, Place, Plan, PreparationError, Source
-from stillsmall.sources.shards import FULL_DISK, Result, Settings, make
+from stillsmall.sources.shards import Result, Settings, make, worded
 from stillsmall.sources.tables import log
 
 __all__ = ["PreparationError", "prepare"]
@@ -86,9 +86,7 @@ def prepare(params: Path, out: Path, metrics: Path) -> dict[str, Any]:
     try:
         rows = publish(done, out)
     except OSError as error:
-        if error.errno in FULL_DISK:
-            raise PreparationError(f"{out}: the disk is full ({os.strerror(error.errno)}); make room and run again") from error
-        raise
+        raise worded(error, out, "while the output was written") from error
     summary = summarise(done, rows)
     cache.write_json(metrics, summary)
     return summary
@@ -212,17 +210,13 @@ def publish(tallies: list[Tally], out: Path) -> dict[str, list[dict[str, Any]]]:
 def _publish_split(tallies: list[Tally], folder: Path) -> list[dict[str, Any]]:
     (folder / "shards").mkdir(parents=True)
     rows: list[dict[str, Any]] = []
-    count = 0
     for result in (result for tally in tallies for result in tally.results):
-        names = []
-        for path in result.shards():
-            names.append(f"shard-{count:05d}.parquet")
-            shutil.copyfile(path, folder / "shards" / names[-1])
-            count += 1
-        rows += [
-            {name: names[value] if name == "shard" else value for name, value in row.items() if name != "digest"}
-            for row in result.utterances
-        ]
+        for name in result.shards:
+            shutil.copyfile(result.folder / name, folder / "shards" / name)
+        for row in result.utterances:
+            row = {**row, "shard": result.shards[row["shard"]]}
+            del row["digest"]
+            rows.append(row)
     rows.sort(key=lambda row: row["utt_id"])
     manifest.write(folder / "manifest.parquet", rows, manifest.UTTERANCE)
     return rows

@@ -38,12 +38,12 @@ def test_a_finished_shard_is_not_made_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    for number in range(60):
+    for number in range(24):
         speak(tmp_path / f"data/a/{number:02d}.wav", 8, number, 44_100)
     source = {"name": "a", "kind": "recordings", "split": "train", "path": "a", "language": "en"}
     paths = [
         "--params",
-        params(tmp_path, source, workers=2),
+        params(tmp_path, source, workers=2, shard_utterances=3),
         "--metrics",
         tmp_path / "m.json",
         "--out",
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == stamps
     assert not list(kept.glob(".*"))
-    run(tmp_path, source, out="undisturbed")
+    run(tmp_path, source, out="undisturbed", shard_utterances=3)
     assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
 
 

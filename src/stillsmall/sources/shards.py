@@ -27,6 +27,7 @@ from stillsmall.sources.base import BATCH_BYTES, Batch, Clip, PreparationError, 
 REASONS = ("missing_file", "unreadable", "empty", "too_short", "silent", "non_finite", "overscaled",
            "misdeclared_duration", "duplicate_id", "path_outside_source")  # fmt: skip
 DURATION_TOLERANCE_S = 0.5
+NAME_DIGITS = 16  # of a shard's digest, in its name
 HELD_BYTES = 8 << 20  # of FLAC in memory before it is written
 DECODERS = ("soundfile", "soxr", "av", "numpy", "pyarrow")  # other versions of them may give other bytes
 CODE = ("stillsmall.audio", "stillsmall.manifest", "stillsmall.sources.base", "stillsmall.sources.shards")
@@ -50,17 +51,15 @@ class Settings:
 class Result:
     """A finished batch: where its shards lie, its utterances, and what was refused.
 
-    An utterance is a row of the manifest whose `shard` is the number of a file; `digest` is that of its source's audio.
+    An utterance is a row of the manifest whose `shard` is a number in `shards`; `digest` is of its audio in the source.
     """
 
     folder: Path
+    shards: list[str]
     utterances: list[dict[str, Any]]
     quarantine: list[dict[str, str]]
     items: list[list[str | None]]  # item, digest of its audio, text
     uncut_texts: int  # transcripts that no piece could keep
-
-    def shards(self) -> list[Path]:
-        return sorted(self.folder.glob("*.parquet"))
 
 
 def make(batch: Batch, settings: Settings) -> Result:
@@ -74,15 +73,20 @@ def make(batch: Batch, settings: Settings) -> Result:
             _write(batch, settings, partial)
             _appear(partial, folder)
         except OSError as error:
-            if error.errno in FULL_DISK:
-                raise PreparationError(
-                    f"{partial.parent}: the disk is full ({os.strerror(error.errno)}) while a shard of '{settings.source}' was "
-                    "written; make room and run again: finished shards are kept"
-                ) from error
-            raise
+            raise worded(error, partial.parent, f"while a shard of '{settings.source}' was written") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Result(folder=folder, **json.loads((folder / "batch.json").read_text(encoding="utf-8")))
+
+
+def worded(error: OSError, path: Path, when: str) -> Exception:
+    """A full disk in words; any other error as it is."""
+    if error.errno not in FULL_DISK:
+        return error
+    cause = os.strerror(error.errno)
+    return PreparationError(
+        f"{path}: the disk is full ({cause}) {when}; make room and run again: finished work is kept"
+    )
 
 
 def key(batch: Batch, settings: Settings) -> str:
@@ -134,8 +138,8 @@ def _write(batch: Batch, settings: Settings, folder: Path) -> None:
             uncut_texts += len(rows) > 1 and bool(clip.text)
             items.append([clip.item, digest, clip.text])
         shards.end()
-    result = {"utterances": utterances, "quarantine": quarantine, "items": items, "uncut_texts": uncut_texts}
-    cache.write_json(folder / "batch.json", result)
+    result = {"shards": shards.names, "utterances": utterances, "quarantine": quarantine}
+    cache.write_json(folder / "batch.json", result | {"items": items, "uncut_texts": uncut_texts})
 
 
 class Shards:
@@ -143,8 +147,10 @@ class Shards:
 
     def __init__(self, folder: Path, utterances: int) -> None:
         self.folder = folder
+        self.open = folder / ".open.parquet"
         self.limit = utterances
-        self.number = self.count = self.size = 0
+        self.count = self.size = 0
+        self.names: list[str] = []
         self.held: list[dict[str, Any]] = []
         self.file: pq.ParquetWriter | None = None
 
@@ -164,7 +170,7 @@ class Shards:
         self.held.append({"utt_id": utt_id, "audio": content})
         if sum(len(row["audio"]) for row in self.held) >= HELD_BYTES:
             self._flush()
-        return self.number
+        return len(self.names)
 
     def end(self) -> None:
         """Finishes the file that is open; the next utterance begins another."""
@@ -173,14 +179,16 @@ class Shards:
         if self.file is not None:
             self.file.close()
             self.file = None
-            self.number += 1
+            # Named by its bytes, not its position: work that is kept per shard, such as a teacher's labels, still
+            # finds a shard after files have been added before it.
+            self.names.append(f"shard-{cache.file_digest(self.open)[:NAME_DIGITS]}.parquet")
+            self.open.rename(self.folder / self.names[-1])
         self.count = self.size = 0
 
     def _flush(self) -> None:
         if self.file is None:
-            path = self.folder / f"{self.number:05d}.parquet"
             # FLAC does not get smaller by being compressed again
-            self.file = pq.ParquetWriter(path, manifest.AUDIO, compression="none", use_dictionary=False,
+            self.file = pq.ParquetWriter(self.open, manifest.AUDIO, compression="none", use_dictionary=False,
                                          write_statistics=False)  # fmt: skip
         self.file.write_table(pa.Table.from_pylist(self.held, schema=manifest.AUDIO))
         self.held = []
