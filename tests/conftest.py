@@ -1,4 +1,4 @@
-"""What tests share: no network, no shared state of DVC or MLflow, tiny models, and the speech pack where there is one."""
+"""What tests share: no network, no state of DVC or MLflow, tiny models, and the speech pack where there is one."""
 
 from __future__ import annotations
 

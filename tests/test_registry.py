@@ -23,7 +23,7 @@ stages:
     outs: [data/prepared]
   distill:
     cmd: mkdir -p models && cp -r ready models/student
-    deps: [data/prepared, ready, stages/distill.py]
+    deps: [data/prepared, ready, stages/distill.py, src]
     params: [distill]
     outs: [models/student]
 """
@@ -39,16 +39,20 @@ def template(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
         (folder / name).mkdir()
     (folder / "ready/config.json").write_text("{}")
     (folder / "ready/model.safetensors").write_bytes(bytes(64))
+    for name in ("src", "src/__pycache__"):
+        (folder / name).mkdir()
+    (folder / "src/room.py").write_text("# a room\n")
     (folder / "speech.txt").write_text("a still small voice\n")
     (folder / "stages/distill.py").write_text("# distils\n")
     (folder / "dvc.yaml").write_text(STAGES)
-    (folder / ".gitignore").write_text(".stillsmall/\nmodels/\ndata/\n")
+    (folder / ".gitignore").write_text(".stillsmall/\nmodels/\ndata/\n__pycache__/\n")
     wer = {"wer": {"normalised": 0.25, "orthographic": 0.5}}
     (folder / "metrics/evaluate.json").write_text(json.dumps({"student": wer, "teacher": {"wer": None}}))
     (folder / "metrics/prepare.json").write_text(json.dumps({"sources": {"lab": {"fingerprint": "f" * 32}}}))
     (folder / "metrics/training.csv").write_text("step,loss,lr\n10,2.5,0.1\n20,1.5,0.05\n")
     run(folder, "git", "init", "-q")
     run(folder, sys.executable, "-m", "dvc", "init", "-q")
+    shutil.copy(root / ".dvcignore", folder / ".dvcignore")
     run(folder, sys.executable, "-m", "dvc", "repro", "-q")
     commit(folder)
     tracking.client(folder)  # makes the tables, which takes seconds
@@ -198,11 +202,14 @@ def test_parameters_or_code_that_changed_since_the_run_are_named(repo: Path) -> 
     text = params.read_text()
     steps = config.load(params).distill.steps
     params.write_text(text.replace(f"steps: {steps}", f"steps: {steps + 1}"))
-    with pytest.raises(LineageError, match=r"Changed since: distill \(distill\)\. Run `make repro`"):
+    with pytest.raises(LineageError, match=r"Changed since: distill\.steps \(distill\)\. Run `make repro`"):
         register(repo)
     params.write_text(text)
+    (repo / "src/__pycache__/room.pyc").write_bytes(b"what Python leaves behind is no change")
+    lineage.check_current(repo, lineage.read_lock(repo))
     (repo / "stages/distill.py").write_text("# distils otherwise\n")
-    with pytest.raises(LineageError, match=r"Changed since: stages/distill\.py \(distill\)"):
+    (repo / "src/room.py").write_text("# another room\n")
+    with pytest.raises(LineageError, match=r"Changed since: src \(distill\); stages/distill\.py \(distill\)"):
         register(repo)
 
 

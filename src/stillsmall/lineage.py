@@ -19,6 +19,8 @@ from stillsmall.config import read_yaml
 
 LOCK = "dvc.lock"
 TRACKED = ("dvc.lock", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock", "src", "stages")  # what makes a model
+CODE = ("src", "stages")  # dependencies that are hashed again before a model is registered; data may be large
+COMPILED = "__pycache__"  # Python's; .dvcignore names it too
 SHOWN = 3  # faults in a message; more are counted
 
 
@@ -110,10 +112,12 @@ def check_current(root: Path, lock: Mapping[str, Any]) -> None:
     for stage, entry in lock.items():
         for file, values in entry.get("params", {}).items():
             here = read_yaml(root / file)
-            faults += [f"{key} ({stage})" for key, value in values.items() if _at(here, key) != value]
+            for key, value in values.items():
+                faults += [f"{what} ({stage})" for what in _differences(key, value, _at(here, key))]
         for dep in entry.get("deps", []):
             path = root / dep["path"]
-            if path.suffix == ".py" and (not path.is_file() or digest(path) != dep.get("md5")):
+            is_code = dep["path"].split("/")[0] in CODE
+            if is_code and (not path.exists() or digest(path) != dep.get("md5")):
                 faults.append(f"{dep['path']} ({stage})")
     if faults:
         shown = "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
@@ -128,7 +132,8 @@ def digest(path: Path) -> str:
             while block := file.read(CHUNK_BYTES):
                 state.update(block)
         return state.hexdigest()
-    files = sorted(inner.relative_to(path).as_posix() for inner in path.rglob("*") if inner.is_file())
+    inside = (inner.relative_to(path) for inner in path.rglob("*") if inner.is_file())
+    files = sorted(inner.as_posix() for inner in inside if COMPILED not in inner.parts)
     listing = [{"md5": digest(path / name), "relpath": name} for name in files]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -160,6 +165,14 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout
+
+
+def _differences(path: str, old: Any, new: Any) -> list[str]:
+    """The dotted paths below `path` at which two values differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [found for key in keys for found in _differences(f"{path}.{key}", old.get(key), new.get(key))]
+    return [] if old == new else [path]
 
 
 def _at(tree: Any, dotted: str) -> Any:

@@ -6,7 +6,7 @@ Reads metrics/{prepare,filter,distill,evaluate,speed}.json; computes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,16 @@ def read(folder: Path) -> dict[str, Any]:
 def rows(metrics: Mapping[str, Any]) -> list[Row]:
     """The table: what, teacher, student."""
     tested, timed = metrics["evaluate"], metrics["speed"]
-    made = [
-        ("WER, normalised", *(_percent(_at(tested, name, "wer", "normalised")) for name in SYSTEMS)),
-        ("WER, as written", *(_percent(_at(tested, name, "wer", "orthographic")) for name in SYSTEMS)),
-        ("CER, normalised", *(_percent(_at(tested, name, "cer", "normalised")) for name in SYSTEMS)),
-        ("worst domain", *(_worst(_at(tested, name, "domains")) for name in SYSTEMS)),
-        ("speed (x real time)", *(_speed(_at(timed, name, "real_time_factor")) for name in SYSTEMS)),
-        ("parameters", *(_millions(_at(timed, name, "parameters")) for name in SYSTEMS)),
-        ("size in memory", *(_megabytes(_at(timed, name, "bytes")) for name in SYSTEMS)),
+    cells: list[tuple[str, Callable[[str], str]]] = [
+        ("WER, normalised", lambda name: _percent(_at(tested, name, "wer", "normalised"))),
+        ("WER, as written", lambda name: _percent(_at(tested, name, "wer", "orthographic"))),
+        ("CER, normalised", lambda name: _percent(_at(tested, name, "cer", "normalised"))),
+        ("worst domain", lambda name: _worst(_at(tested, name, "domains"))),
+        ("speed (x real time)", lambda name: _speed(_at(timed, name, "real_time_factor"))),
+        ("parameters", lambda name: _millions(_at(timed, name, "parameters"))),
+        ("size in memory", lambda name: _megabytes(_at(timed, name, "bytes"))),
     ]
+    made = [(what, cell("teacher"), cell("student")) for what, cell in cells]
     return [row for row in made if set(row[1:]) != {UNKNOWN}]
 
 
