@@ -82,6 +82,16 @@ def test_a_folder_without_metadata_has_no_transcripts(tmp_path: Path) -> None:
     ]
 
 
+def test_linked_folders_are_looked_into(tmp_path: Path) -> None:
+    speak(tmp_path / "disk/b/one.wav")
+    (tmp_path / "disk/b/metadata.csv").write_text("file_name,text\none.wav,hi\n")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/linked").symlink_to(tmp_path / "disk")
+    assert [(c.item, c.text) for c in clips(tmp_path, kind="audiofolder", path="a", language="en")] == [
+        ("linked/b/one.wav", "hi")
+    ]
+
+
 def test_a_path_out_of_the_source_is_refused_and_dots_within_it_are_not(tmp_path: Path) -> None:
     speak(tmp_path / "a/one.wav")
     speak(tmp_path / "secret.wav")

@@ -37,6 +37,17 @@ def test_a_finished_shard_is_not_made_again(tmp_path: Path, monkeypatch: pytest.
     assert len(made) == 1
 
 
+@pytest.mark.parametrize("name", ["shard-*.parquet", "batch.json"])
+def test_finished_work_that_someone_has_thinned_out_is_made_again(tmp_path: Path, name: str) -> None:
+    source = heap(tmp_path, "a", 12)
+    run(tmp_path, source)
+    before = tree(tmp_path / "out")
+    for path in (tmp_path / "cache").rglob(name):
+        path.unlink()
+    run(tmp_path, source)
+    assert tree(tmp_path / "out") == before
+
+
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     for number in range(24):
         speak(tmp_path / f"data/a/{number:02d}.wav", 8, number, 44_100)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stillsmall.sources.base import Clip, Place, Plan, PreparationError, audio_files, recording_name, within
+from stillsmall.sources.base import Clip, Place, Plan, PreparationError, audio_files, files, recording_name, within
 from stillsmall.sources.tables import Table, log, read_csv, read_jsonl
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -23,7 +23,7 @@ class AudioFolder(Table):
 
     def plan(self, place: Place) -> Plan:
         folder = self.folder(self.path, place)
-        tables = sorted(path for name in METADATA for path in folder.rglob(name))
+        tables = [folder / path for name in METADATA for path in files(folder, f"**/{name}")]
         rows = [row for table in tables for row in _rows(table, folder)]
         if not tables:
             rows = [{FILE_NAME: name} for name in audio_files(folder)]

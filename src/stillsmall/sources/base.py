@@ -9,6 +9,7 @@ One clip, as a source names it before anything is decoded:
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -254,8 +255,12 @@ def _file_digest(path: Path, size: int, modified_ns: int) -> str:
 
 def audio_files(folder: Path, pattern: str = "**/*") -> list[str]:
     """The audio files below a folder, by suffix: paths relative to it, sorted; hidden ones are left out."""
-    found = (path.relative_to(folder) for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    return [name for name in files(folder, pattern) if Path(name).suffix.lower() in SUFFIXES]
+
+
+def files(folder: Path, pattern: str) -> list[str]:
+    """`Path.glob`, but through linked folders: corpora are often linked together from several disks."""
+    return sorted(name for name in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / name).is_file())
 
 
 def recording_name(path: Path, root: Path) -> str:

@@ -65,18 +65,31 @@ class Result:
 def make(batch: Batch, settings: Settings) -> Result:
     """The batch's result, from the cache if it was made before. Raises PreparationError where the disk is full."""
     folder = Path(settings.cache) / key(batch, settings)
-    if not (folder / "batch.json").is_file():
-        _clear_leftovers(folder)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        try:
-            partial.mkdir(parents=True)
-            _write(batch, settings, partial)
-            _appear(partial, folder)
-        except OSError as error:
-            raise worded(error, partial.parent, f"while a shard of '{settings.source}' was written") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return Result(folder=folder, **json.loads((folder / "batch.json").read_text(encoding="utf-8")))
+    if (found := _finished(folder)) is not None:
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    _clear_leftovers(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write(batch, settings, partial)
+        _appear(partial, folder)
+    except OSError as error:
+        raise worded(error, partial.parent, f"while a shard of '{settings.source}' was written") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    made = _finished(folder)
+    assert made is not None
+    return made
+
+
+def _finished(folder: Path) -> Result | None:
+    """The batch in the folder, if all of it is there: someone may have made room by hand."""
+    try:
+        result = Result(folder=folder, **json.loads((folder / "batch.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if all((folder / name).is_file() for name in result.shards) else None
 
 
 def worded(error: OSError, path: Path, when: str) -> Exception:
