@@ -3,7 +3,7 @@
     python stages/filter.py --params params.yaml --scores data/scores.parquet --kept data/filtered/kept.parquet \
         --rejected data/filtered/rejected.parquet --metrics metrics/filter.json
 
-Reads the scores; writes kept rows, rejected rows with every reason and value, and counts and hours per reason and domain.
+Reads the scores; writes kept rows, rejected rows with every reason and value, and counts by reason and domain.
 """
 
 import argparse

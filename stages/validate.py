@@ -1,6 +1,7 @@
 """A second, smaller model transcribes the same audio, cut as the teacher cut it.
 
-    python stages/validate.py --params params.yaml --split data/prepared/train --labels data/labels --out data/validations
+    python stages/validate.py --params params.yaml --split data/prepared/train --labels data/labels \
+        --out data/validations
 
 Reads audio and labels; writes one shard of hypotheses per shard of labels, under the same ids. Resumable.
 """

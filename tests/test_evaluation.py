@@ -26,7 +26,12 @@ def judged(tmp_path):
     prepared = split(tmp_path / "test", rows)
     heard = {
         "teacher": [("small/000", "the cat sat"), ("small/001", "on a mat"), ("small/002", ""), ("small/003", "x")],
-        "student": [("small/000", "the cat"), ("small/001", "on a mat"), ("small/002", "thank you"), ("small/003", "x")],
+        "student": [
+            ("small/000", "the cat"),
+            ("small/001", "on a mat"),
+            ("small/002", "thank you"),
+            ("small/003", "x"),
+        ],
     }
     for name, found in heard.items():
         table = [hypothesis(*pair) for pair in found]

@@ -34,7 +34,7 @@ def test_repetition_flag_turns_on_above_five_occurrences(text, flagged):
 
 
 def test_operations_are_told_apart():
-    assert metrics.count("a b c d".split(), "a x c".split()) == metrics.ErrorCounts(2, 1, 1, 0)
+    assert metrics.count(["a", "b", "c", "d"], ["a", "x", "c"]) == metrics.ErrorCounts(2, 1, 1, 0)
     assert metrics.count([], ["x"]) == metrics.ErrorCounts(0, 0, 0, 1)
 
 

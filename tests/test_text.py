@@ -30,3 +30,7 @@ def test_segments_join_with_spaces_only_where_the_language_has_them():
     assert text.join(["Hello there.", " How are you?"], "en") == "Hello there. How are you?"
     assert text.join(["我想", "買咖啡"], "zh") == "我想買咖啡"
     assert text.join(["我要 coffee", "tea 也好"], "zh") == "我要 coffee tea 也好"
+
+
+def test_a_latin_word_beside_a_wide_full_stop_stays_one_word():
+    assert text.words("我們吃lunch。", "zh") == ["我", "們", "吃", "lunch", "。"]

@@ -132,7 +132,7 @@ class Register(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml. `filters` and `objectives` hold one section per plugin, checked by the plugin itself."""
+    """The whole of params.yaml. Sections under `filters` and `objectives` are checked by their plugins."""
 
     run: Run
     data: Data

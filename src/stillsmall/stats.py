@@ -13,7 +13,7 @@ FEWEST_CLUSTERS = 5  # below this an interval would mislead
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate or a difference of rates with its percentile interval; bounds are None where there are too few clusters."""
+    """A rate or a difference of rates with its percentile interval; bounds are None where clusters are too few."""
 
     value: float
     low: float | None

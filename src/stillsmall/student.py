@@ -15,7 +15,7 @@ from stillsmall.config import ConfigError, Student
 def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
     """Which teacher layers a student of so many layers copies: evenly spaced, first and last kept.
 
-    32 -> 2 gives [0, 31], 32 -> 3 gives [0, 15, 31] (2406.04512, section 3; Shleifer & Rush 2020). One layer: the first.
+    32 -> 2 gives [0, 31], 32 -> 3 gives [0, 15, 31] (2406.04512, section 3; Shleifer & Rush 2020). One: the first.
     """
     if student_layers == 1:
         return [0]
@@ -65,7 +65,7 @@ def _copied(state: dict[str, torch.Tensor], encoder: list[int], decoder: list[in
     for side, layers in (("model.encoder.layers.", encoder), ("model.decoder.layers.", decoder)):
         for new, old in enumerate(layers):
             prefix = f"{side}{old}."
-            kept |= {f"{side}{new}.{n[len(prefix):]}": v for n, v in state.items() if n.startswith(prefix)}
+            kept |= {f"{side}{new}.{n[len(prefix) :]}": v for n, v in state.items() if n.startswith(prefix)}
     return kept
 
 

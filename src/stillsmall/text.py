@@ -19,6 +19,7 @@ UNSPACED = frozenset(
 )  # a character is the unit of WER (Whisper's list)
 HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 UNIT = re.compile(rf"[{HAN}]|[^\s{HAN}]+")  # MER: a Chinese character, or a run of anything else
+SINGLE = re.compile(r"[A-Za-z0-9\u00c0-\u024f'’]+|\S")  # without spaces: Latin words whole, all else by character
 ARABIC_DROPPED = re.compile(r"[^0-9\u0621-\u064a%@ ]")  # what is not a digit, an Arabic letter, %, @ or a space
 ALEFS = str.maketrans(dict.fromkeys("\u0622\u0623\u0625\u0671", "\u0627"))  # madda, hamza above/below, wasla
 ARABIC_DIGITS = str.maketrans("٠١٢٣٤٥٦٧٨٩", "0123456789")
@@ -86,7 +87,7 @@ def in_form(text: str, language: str, form: Form) -> str:
 def words(text: str, language: str) -> list[str]:
     """The units of WER: words between spaces; where a language has no spaces, its characters."""
     if language in UNSPACED:
-        return [unit for unit in UNIT.findall(text) for unit in (list(unit) if not unit.isascii() else [unit])]
+        return SINGLE.findall(text)
     return text.split()
 
 

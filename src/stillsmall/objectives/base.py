@@ -60,7 +60,7 @@ def token_cross_entropy(signals: Signals) -> Tensor:
 
 
 def token_kl(target_logits: Tensor, student_logits: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """(B, T) T^2 * KL(softmax(target / T) || softmax(student / T)) in nats, summed over the vocabulary; zero where masked.
+    """(B, T) T^2 * KL(softmax(target / T) || softmax(student / T)), nats, summed over the vocabulary; 0 where masked.
 
     Raises ObjectiveError where the vocabularies differ in size.
     """
