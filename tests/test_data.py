@@ -1,11 +1,11 @@
 """Targets and batches: what is learnt, what is masked, what a prompt may be, and that nothing is cut in silence."""
 
 import pytest
-import tiny
 import torch
-from small import score_row, split
 from transformers import WhisperForConditionalGeneration
 
+import tiny
+from small import score_row, split
 from stillsmall import audio, data, manifest
 from stillsmall.objectives.base import IGNORED
 from stillsmall.whisper_tokens import TokenError, WhisperTokens

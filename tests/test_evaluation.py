@@ -1,8 +1,8 @@
 """Judging on hand-made hypotheses: counts, slices, silence as hallucination, long recordings, intervals."""
 
 import pytest
-from small import split
 
+from small import split
 from stillsmall import evaluation, manifest
 from stillsmall.evaluation import EvaluationError
 

@@ -1,8 +1,8 @@
 """Each filter on one row, by its reason; then the table as a whole."""
 
 import pytest
-from small import params, score_row
 
+from small import params, score_row
 from stillsmall import config, filtering, manifest
 from stillsmall.plugins import UnknownName
 

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
+
 import tiny
 from small import ROOT, params, split, write_params
-
 from stillsmall import cache, labelling, manifest
 from stillsmall.config import ConfigError
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from ruamel.yaml import YAML
+
 import tiny
 from closure import closure
 from small import ROOT, tone, tree
-from ruamel.yaml import YAML
 
 TIMED = {"metrics/speed.json", "reports/report.html"}  # the report shows the timings
 PLUGINS = {"prepare": "sources", "filter": "filters"}

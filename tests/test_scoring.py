@@ -1,8 +1,8 @@
 """The score table: values by hand, missing pieces, and text that says nothing."""
 
 import pytest
-from small import split
 
+from small import split
 from stillsmall import manifest, scoring
 from stillsmall.config import Score
 

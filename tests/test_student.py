@@ -1,11 +1,11 @@
 """Students: which layers they copy, and that they reload and generate as their teacher does."""
 
 import pytest
-import tiny
 import torch
-from small import tone
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+import tiny
+from small import tone
 from stillsmall import student
 from stillsmall.config import ConfigError, Student
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from small import params, tone
 
+import tiny
+from small import params, tone
 from stillsmall.compute import ModelError, locate
 from stillsmall.config import Run
 from stillsmall.teachers.base import Clip, Segment, chunk

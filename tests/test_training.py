@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from small import ROOT, params, score_row, split, write_params
 
+import tiny
+from small import ROOT, params, score_row, split, write_params
 from stillsmall import cache, distillation, manifest, training
 from stillsmall.config import ConfigError
 from stillsmall.objectives.base import reduce

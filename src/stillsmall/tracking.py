@@ -68,7 +68,6 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # it would pack whatever project lies above the cwd
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away is said so in seconds
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its warnings are about pip, which a uv environment lacks
 
 
 def uri(root: Path) -> str:
@@ -82,6 +81,7 @@ def client(root: Path) -> Any:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its warnings are about pip, which a uv environment lacks
     where = uri(root)
     if where.startswith("sqlite:///"):
         Path(where.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class TransformersTeacher:
         found = []
         for clip, tokens, language, measures in zip(clips, sequences, languages, measured, strict=True):
             text = self.tokens.text(tokens)
-            segments = (Segment(0.0, round(clip.duration_s, 3), text),) if text else ()
+            segments: tuple[Segment, ...] = (Segment(0.0, round(clip.duration_s, 3), text),) if text else ()
             if timestamps:
                 segments = tuple(Segment(*s) for s in self.tokens.segments(tokens, clip.duration_s))
             found.append(
