@@ -1,4 +1,4 @@
-"""Small prepared splits and parameters, made on the fly: tones instead of speech, so that no model or corpus is needed."""
+"""Small prepared splits and parameters, made on the fly: tones instead of speech; no model or corpus is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tone(seconds: float, pitch: float = 220.0, seed: int = 0) -> np.ndarray:
 
 
 def split(folder: Path, rows: list[dict[str, Any]], per_shard: int = 4) -> Path:
-    """A prepared split of tones; a row may give utt_id, duration_s, text, speaker, recording, offset_s, language, domain."""
+    """A prepared split of tones; a row may give any column of the manifest."""
     made, shards = [], {}
     for number, row in enumerate(rows):
         shard = f"shard-{number // per_shard:05d}.parquet"
@@ -69,7 +69,8 @@ def score_row(**values: Any) -> dict[str, Any]:
     row = {
         "utt_id": "u", "parent": "u", "source": "s", "domain": "d", "language": "en", "duration_s": 2.0, "start_s": 0.0,
         "end_s": 2.0, "teacher_text": "a good label", "segments": [{"start": 0.0, "end": 2.0, "text": "a good label"}],
-        "recording": "r", "offset_s": 0.0, "speaker": "p", "validator_text": "a good label", "reference": "a good label",
+        "recording": "r", "offset_s": 0.0, "speaker": "p", "validator_text": "a good label",
+        "reference": "a good label",
         "ref_wer": 0.0, "ref_wer_errors": 0, "ref_words": 3, "ref_cer": 0.0, "ref_cer_errors": 0, "ref_chars": 12,
         "agreement_mer": 0.0, "agreement_mer_errors": 0, "agreement_units": 3, "teacher_repeats": False,
         "validator_repeats": False, "mean_logprob": -0.1, "confidence": 0.9, "mean_entropy": 0.2,

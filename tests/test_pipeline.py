@@ -1,4 +1,4 @@
-"""The pipeline as DVC sees it: honest dependencies, the same bytes in two clean clones, cheap changes of a threshold."""
+"""The pipeline as DVC sees it: honest dependencies, the same bytes in two clean clones, cheap thresholds."""
 
 import json
 import os
