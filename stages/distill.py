@@ -7,15 +7,15 @@ Reads audio, kept labels and the teacher; writes the student's folder, the loss 
 again, it goes on from its last checkpoint and ends with the same bytes.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config
+from stillsmall import config, stage
 from stillsmall.distillation import Paths, distill
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "kept", "student", "curve", "metrics"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
+
+def main(at: Namespace) -> None:
     distill(config.load(at.params), Paths(at.split, at.kept, at.student, at.curve, at.metrics))
+
+
+if __name__ == "__main__":
+    stage.run(main, __doc__ or "", "params", "split", "kept", "student", "curve", "metrics")

@@ -7,16 +7,16 @@ Reads the test split, teacher and student; writes every transcript with its coun
 timings differ from run to run) the real-time factors.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import cache, config, evaluation
+from stillsmall import cache, config, evaluation, stage
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "student", "out", "metrics", "speed"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
+
+def main(at: Namespace) -> None:
     params = config.load(at.params)
     evaluation.evaluate(params, at.split, at.student, at.out, at.metrics)
     cache.write_json(at.speed, evaluation.speed(params, at.split, at.student))
+
+
+if __name__ == "__main__":
+    stage.run(main, __doc__ or "", "params", "split", "student", "out", "metrics", "speed")

@@ -6,15 +6,15 @@
 Reads the scores; writes kept rows, rejected rows with every reason and value, and counts by reason and domain.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config, filtering
+from stillsmall import config, filtering, stage
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "scores", "kept", "rejected", "metrics"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
+
+def main(at: Namespace) -> None:
     params = config.load(at.params)
     filtering.split(at.scores, at.kept, at.rejected, at.metrics, filtering.rules(params.filter, params.filters))
+
+
+if __name__ == "__main__":
+    stage.run(main, __doc__ or "", "params", "scores", "kept", "rejected", "metrics")

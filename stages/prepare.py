@@ -9,26 +9,15 @@ Writes  OUT/{train,dev,test}/manifest.parquet   one row an utterance
         METRICS                                 hours, utterances, speakers; quarantine counts; fingerprints
 """
 
-import argparse
-import sys
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall.config import ConfigError
-from stillsmall.plugins import UnknownName
-from stillsmall.preparation import PreparationError, prepare
+from stillsmall import stage
+from stillsmall.preparation import prepare
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--metrics", type=Path, required=True)
-    arguments = parser.parse_args()
-    try:
-        prepare(arguments.params, arguments.out, arguments.metrics)
-    except (ConfigError, UnknownName, PreparationError) as error:
-        sys.exit(f"prepare: {error}")
+def main(at: Namespace) -> None:
+    prepare(at.params, at.out, at.metrics)
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main, __doc__ or "", "params", "out", "metrics")

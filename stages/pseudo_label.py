@@ -6,16 +6,16 @@ Reads the audio shards of a prepared split; writes one shard of hypotheses (`man
 Killed and started again, it goes on with the shard it had in hand.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config, labelling
+from stillsmall import config, labelling, stage
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
+
+def main(at: Namespace) -> None:
     params = config.load(at.params)
     who = labelling.Labelling(params.pseudo_label, params.run, params.models.root, "pseudo_label")
     labelling.transcribe(labelling.utterances(at.split), who, at.out)
+
+
+if __name__ == "__main__":
+    stage.run(main, __doc__ or "", "params", "split", "out")

@@ -8,20 +8,15 @@ Reads   the metrics of every stage, the scores, the rejected labels, the evaluat
 Writes  OUT  HTML with style, script, curves and audio inside; it asks the network for nothing
 """
 
-import argparse
-import sys
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config, report
-from stillsmall.manifest import TableError
+from stillsmall import config, report, stage
+
+
+def main(at: Namespace) -> None:
+    inputs = report.Inputs(at.split, at.test, at.scores, at.rejected, at.evaluation, at.metrics)
+    report.write(config.load(at.params), inputs, at.out)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "test", "scores", "rejected", "evaluation", "metrics", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
-    inputs = report.Inputs(at.split, at.test, at.scores, at.rejected, at.evaluation, at.metrics)
-    try:
-        report.write(config.load(at.params), inputs, at.out)
-    except (config.ConfigError, TableError, report.ReportError) as error:
-        sys.exit(f"report: {error}")
+    stage.run(main, __doc__ or "", "params", "split", "test", "scores", "rejected", "evaluation", "metrics", "out")

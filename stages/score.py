@@ -6,14 +6,14 @@
 Reads transcripts, labels and validations; writes one row per label (`manifest.SCORE`). No model runs.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config, scoring
+from stillsmall import config, scoring, stage
+
+
+def main(at: Namespace) -> None:
+    scoring.score(at.split, at.labels, at.validations, at.out, config.load(at.params).score)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "labels", "validations", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
-    scoring.score(at.split, at.labels, at.validations, at.out, config.load(at.params).score)
+    stage.run(main, __doc__ or "", "params", "split", "labels", "validations", "out")

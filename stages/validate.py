@@ -6,16 +6,16 @@
 Reads audio and labels; writes one shard of hypotheses per shard of labels, under the same ids. Resumable.
 """
 
-import argparse
-from pathlib import Path
+from argparse import Namespace
 
-from stillsmall import config, labelling
+from stillsmall import config, labelling, stage
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("params", "split", "labels", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    at = parser.parse_args()
+
+def main(at: Namespace) -> None:
     params = config.load(at.params)
     who = labelling.Labelling(params.validate_, params.run, params.models.root, "validate")
     labelling.transcribe(labelling.chunks(at.split, at.labels), who, at.out)
+
+
+if __name__ == "__main__":
+    stage.run(main, __doc__ or "", "params", "split", "labels", "out")

@@ -74,6 +74,11 @@ def test_an_unknown_rule_names_the_nearest():
         rules("agrement")
 
 
+def test_a_section_of_no_filter_names_the_nearest_even_unused():
+    with pytest.raises(UnknownName, match=r"filters\.agrement: unknown 'agrement'; did you mean 'agreement'\?"):
+        rules("not_empty", agrement={"max_mer": 0.3})
+
+
 def test_a_misspelt_threshold_names_the_nearest():
     with pytest.raises(
         config.ConfigError, match=r"filters\.agreement\.max_mr: unknown 'max_mr'; did you mean 'max_mer'"

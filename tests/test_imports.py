@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
-    {"plugins", "cache", "progress"},
+    {"plugins", "cache", "progress", "stage"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
     {"filters", "objectives", "teachers", "student", "sources", "reporting"},

@@ -255,6 +255,29 @@ def test_an_unknown_version_names_the_ones_there_are(repo: Path) -> None:
         registry.local_model("models:/stillsmall-student@champion", repo)
 
 
+def test_a_version_on_this_machine_is_used_in_place_and_a_distant_one_fetched_once(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    version = register(repo)
+    store = repo / tracking.HOME
+    assert registry.local_model(version.uri, repo).is_relative_to(store / "artifacts")
+    assert not (store / "fetched").exists()
+    monkeypatch.setattr(registry, "urlparse", lambda _: type("Elsewhere", (), {"path": "/nowhere"}))
+    fetched = registry.local_model(f"models:/{version.name}/{version.version}", repo)
+    assert fetched.is_relative_to(store / "fetched")
+    assert lineage.digest(fetched) == version.model
+    assert len(list((store / "fetched").iterdir())) == 1
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", None)
+    assert registry.local_model(version.uri, repo) == fetched
+
+
+def test_a_uri_that_is_none_says_how_one_looks(repo: Path) -> None:
+    with pytest.raises(registry.RegistryError, match=r"expected models:/NAME@ALIAS or models:/NAME/VERSION"):
+        registry.local_model("models:/stillsmall-student", repo)
+
+
 def test_a_server_that_does_not_answer_is_one_message(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

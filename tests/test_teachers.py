@@ -115,6 +115,20 @@ def test_models_that_cannot_be_used_say_what_is_wrong(folder, tmp_path):
         locate(tmp_path, "bare", None, "pseudo_label")
 
 
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+    import json
+
+    mixed = tiny.whisper(tmp_path / "mixed")
+    vocabulary = json.loads((mixed / "tokenizer.json").read_text())
+    vocabulary["added_tokens"].append({**vocabulary["added_tokens"][-1], "id": 9000, "content": "<|far|>"})
+    vocabulary["model"]["vocab"]["<|far|>"] = 9000
+    (mixed / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(
+        ModelError, match=r"pseudo_label\.model: the tokenizer has ids up to 9000, the model embeds \d+"
+    ):
+        teacher(mixed)
+
+
 def test_revision_follows_the_weights(tmp_path):
     one, two = (locate(tmp_path, tiny.whisper(tmp_path / f"m{seed}", seed).name, None, "x")[1] for seed in (0, 1))
     assert one != two

@@ -81,6 +81,16 @@ def locate(root: str | Path, name: str, revision: str | None, path: str) -> tupl
     return name, f"{name}@{revision}"
 
 
+def check_vocabulary(tokenizer: Any, model: Any, path: str) -> None:
+    """ModelError where the tokenizer knows ids that the model has no embedding for: they are not of one make."""
+    highest, rows = max(tokenizer.get_vocab().values()), model.config.vocab_size
+    if highest >= rows:
+        raise ModelError(
+            f"{path}.model: the tokenizer has ids up to {highest}, the model embeds {rows} tokens; they do not belong "
+            "together: copy in the tokenizer that the model was trained with"
+        )
+
+
 def _check_folder(folder: Path, path: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{path}.model: {folder} has no config.json; it is not a model folder")

@@ -21,7 +21,7 @@ from stillsmall.data import Example
 from stillsmall.encoder_states import EncoderStates, audio_digest
 from stillsmall.objectives import TABLE
 from stillsmall.objectives.base import Objective
-from stillsmall.plugins import resolve
+from stillsmall.plugins import require, resolve
 from stillsmall.progress import progress
 from stillsmall.training import Trainer
 from stillsmall.whisper_tokens import WhisperTokens
@@ -67,6 +67,8 @@ def distill(params: Params, paths: Paths) -> None:
 
 def check(params: Params) -> None:
     """ConfigError for parameters that are valid one by one and impossible together."""
+    for name in params.objectives:
+        require(TABLE, name, f"objectives.{name}")
     if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
         raise ConfigError(
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
@@ -83,7 +85,9 @@ def load_teacher(source: str, params: Params) -> tuple[Any, Any]:
     where = {} if Path(source).is_dir() else {"revision": params.pseudo_label.revision}
     model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=compute.dtype("float32"), **where)
     model.requires_grad_(False).eval().to(compute.device(params.distill.device))
-    return model, WhisperProcessor.from_pretrained(source, **where)
+    processor: Any = WhisperProcessor.from_pretrained(source, **where)
+    compute.check_vocabulary(processor.tokenizer, model, "pseudo_label")
+    return model, processor
 
 
 def usable(

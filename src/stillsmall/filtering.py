@@ -18,8 +18,11 @@ SECONDS_PER_HOUR = 3600
 
 
 def rules(config: Filter, sections: dict[str, Any]) -> dict[str, Rule]:
-    """The filters that `filter.keep_if` names, each with its parameters from `filters`."""
+    """The filters that `filter.keep_if` names, each with its parameters from `filters`; all sections are checked."""
     made = {}
+    for name in sections:
+        kind = resolve(TABLE, name, f"filters.{name}")
+        plugin_section(sections, "filters", name, kind.Config)
     for number, name in enumerate(config.keep_if):
         kind = resolve(TABLE, name, f"filter.keep_if[{number}]")
         made[name] = kind(plugin_section(sections, "filters", name, kind.Config))

@@ -20,12 +20,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"{hint}Have: {', '.join(have)}"
 
 
+def require(table: Mapping[str, str], name: str, path: str) -> None:
+    """UnknownName, naming the nearest, where `table` has no `name`."""
+    if name not in table:
+        raise UnknownName(f"{path}: unknown '{name}'; {nearest(name, table)}")
+
+
 def resolve(table: Mapping[str, str], name: str, path: str) -> Any:
     """The object that `table` names `name`; `path` is the parameter's dotted path, for the error.
 
     Raises UnknownName: `distill.objective: unknown 'kdd'; did you mean 'kd'? Have: ce, kd`.
     """
-    if name not in table:
-        raise UnknownName(f"{path}: unknown '{name}'; {nearest(name, table)}")
+    require(table, name, path)
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -14,11 +14,16 @@ import csv
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from stillsmall import cache, tracking
 from stillsmall.config import PARAMS, Params, read_yaml
@@ -81,19 +86,51 @@ def register(params: Params, root: Path) -> RegisteredVersion:
 
 
 def local_model(uri: str, root: Path) -> Path:
-    """The folder of the student behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`, brought here if need be."""
+    """The folder of the student behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`; a server's is fetched once.
+
+    Raises RegistryError where there is no such version, naming the ones there are.
+    """
     client = tracking.client(root)
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=None))
+        version = _version(client, uri)
+        kept = root / tracking.HOME / "fetched" / f"{version.name}-{version.version}-{version.run_id}"
+        folder = kept if kept.is_dir() else _fetch(client, version, kept)
     except MlflowException as error:
         raise RegistryError(f"{uri}: {str(error).splitlines()[0]}; {_names(client)}") from error
     student = folder / "artifacts" / Path(MODEL).name
     if not student.is_dir():
         raise RegistryError(f"{uri}: no student in it; it wasn't registered by `stillsmall register`")
     return student
+
+
+def _version(client: Any, uri: str) -> Any:
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if at:
+        return client.get_model_version_by_alias(name, alias)
+    name, _, number = name.partition("/")
+    if not number.isdecimal():
+        raise RegistryError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION; {_names(client)}")
+    return client.get_model_version(name, number)
+
+
+def _fetch(client: Any, version: Any, kept: Path) -> Path:
+    """Where the version's files are: in place if they lie on this machine, else copied to `kept`, whole or not at all."""
+    import mlflow
+
+    location = client.get_logged_model(version.model_id).artifact_location if version.model_id else ""
+    here = Path(url2pathname(urlparse(location).path))
+    if location.startswith("file:") and here.is_dir():
+        return here
+    partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(partial))
+        partial.rename(kept)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return kept
 
 
 def _find(client: Any, name: str, identity: str) -> Any:
@@ -168,7 +205,10 @@ def _log_model(tracker: tracking.MlflowTracker, root: Path, run_id: str, lineage
         params=ParamSchema([ParamSpec(*one) for one in speaks]),
     )
     package = Path(__file__).parent
-    with mlflow.start_run(run_id=run_id), _clean_copy(package, root) as code:
+    with mlflow.start_run(run_id=run_id), _clean_copy(package, root) as code, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # it would like an example of the input: that'd be somebody's voice
         info = mlflow.pyfunc.log_model(
             name="student",
             python_model=str(code / "serving/pyfunc_model.py"),
@@ -185,9 +225,6 @@ def _log_model(tracker: tracking.MlflowTracker, root: Path, run_id: str, lineage
 @contextlib.contextmanager
 def _clean_copy(package: Path, root: Path) -> Iterator[Path]:
     """The package's source without what Python compiled, to travel with the model."""
-    import shutil
-    import tempfile
-
     (root / tracking.HOME).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root / tracking.HOME) as folder:
         copy = Path(folder) / package.name

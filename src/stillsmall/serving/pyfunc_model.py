@@ -21,6 +21,9 @@ class StudentModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+        from stillsmall.compute import quiet
+
+        quiet()
         folder = context.artifacts["student"]
         self.processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, local_files_only=True).float().eval()

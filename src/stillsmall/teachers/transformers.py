@@ -36,6 +36,7 @@ class TransformersTeacher:
         self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
         model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=self.dtype, **where)
         self.model = model.to(self.device).eval()
+        compute.check_vocabulary(self.processor.tokenizer, model, path)
         self.tokens = WhisperTokens.of(self.processor.tokenizer, model.generation_config)
         self.window_s = self.processor.feature_extractor.n_samples / SAMPLE_RATE
         if config.language not in ("per_utterance", "detect"):
