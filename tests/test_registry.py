@@ -264,7 +264,7 @@ def test_a_version_on_this_machine_is_used_in_place_and_a_distant_one_fetched_on
     store = repo / tracking.HOME
     assert registry.local_model(version.uri, repo).is_relative_to(store / "artifacts")
     assert not (store / "fetched").exists()
-    monkeypatch.setattr(registry, "urlparse", lambda _: type("Elsewhere", (), {"path": "/nowhere"}))
+    monkeypatch.setattr(registry, "urlparse", lambda _: type("Elsewhere", (), {"scheme": "s3", "path": "/there"}))
     fetched = registry.local_model(f"models:/{version.name}/{version.version}", repo)
     assert fetched.is_relative_to(store / "fetched")
     assert lineage.digest(fetched) == version.model

@@ -116,13 +116,13 @@ def _version(client: Any, uri: str) -> Any:
 
 
 def _fetch(client: Any, version: Any, kept: Path) -> Path:
-    """Where the version's files are: in place if they lie on this machine, else copied to `kept`, whole or not at all."""
+    """Where the version's files are: in place if they lie on this machine, else copied to `kept`, whole."""
     import mlflow
 
     location = client.get_logged_model(version.model_id).artifact_location if version.model_id else ""
-    here = Path(url2pathname(urlparse(location).path))
-    if location.startswith("file:") and here.is_dir():
-        return here
+    place = urlparse(location)
+    if location and place.scheme in ("", "file") and Path(url2pathname(place.path)).is_dir():
+        return Path(url2pathname(place.path))
     partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -206,9 +206,7 @@ def _log_model(tracker: tracking.MlflowTracker, root: Path, run_id: str, lineage
     )
     package = Path(__file__).parent
     with mlflow.start_run(run_id=run_id), _clean_copy(package, root) as code, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # it would like an example of the input: that'd be somebody's voice
+        warnings.simplefilter("ignore", UserWarning)  # it would like an example: that'd be a voice
         info = mlflow.pyfunc.log_model(
             name="student",
             python_model=str(code / "serving/pyfunc_model.py"),
