@@ -126,7 +126,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
     with pytest.raises(
         ModelError, match=r"pseudo_label\.model: the tokenizer has ids up to 9000, the model embeds \d+"
     ):
-        teacher(mixed)
+        teacher(mixed, model="mixed")
 
 
 def test_revision_follows_the_weights(tmp_path):
