@@ -285,6 +285,11 @@ def test_a_server_that_does_not_answer_is_one_message(repo: Path, monkeypatch: p
         register(repo)
 
 
+def test_one_repositorys_registry_is_not_the_next_ones(repo: Path, tmp_path: Path) -> None:
+    tracking.client(repo)
+    assert str(tmp_path / "other") in tracking.uri(tmp_path / "other")
+
+
 def test_without_a_tracker_nothing_happens() -> None:
     tracker: tracking.Tracker = tracking.NoTracker()
     assert tracker.start("run", "key", {}) == ""

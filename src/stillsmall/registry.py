@@ -119,7 +119,8 @@ def _fetch(client: Any, version: Any, kept: Path) -> Path:
     """Where the version's files are: in place if they lie on this machine, else copied to `kept`, whole."""
     import mlflow
 
-    location = client.get_logged_model(version.model_id).artifact_location if version.model_id else ""
+    logged = version.source.removeprefix("models:/")  # `model_id` of a version that was looked up is None
+    location = client.get_logged_model(logged).artifact_location if logged != version.source else version.source
     place = urlparse(location)
     if location and place.scheme in ("", "file") and Path(url2pathname(place.path)).is_dir():
         return Path(url2pathname(place.path))

@@ -84,7 +84,8 @@ def next_steps(params: Params, root: Path) -> list[str]:
     name, alias = params.register_.name, params.register_.alias
     report = REPORT if (root / REPORT).is_file() else None
     where = tracking.uri(root)
-    local = f"sqlite:///{tracking.HOME.as_posix()}/mlflow.db" if where.startswith("sqlite:///") else where
+    ours = where == f"sqlite:///{(root.resolve() / tracking.HOME / 'mlflow.db').as_posix()}"
+    local = f"sqlite:///{tracking.HOME.as_posix()}/mlflow.db" if ours else where
     return [
         f"report      {report}" if report else "report      not made yet: dvc repro",
         f"registry    models:/{name}@{alias} in {local}",

@@ -86,8 +86,11 @@ def client(root: Path) -> Any:
     where = uri(root)
     if where.startswith("sqlite:///"):
         Path(where.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(where)
     mlflow.set_registry_uri(where)
+    if given is None:  # mlflow writes it down for its children; here it would hold for the next repository too
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         made = mlflow.MlflowClient(where, where)
         made.search_experiments(max_results=1)
