@@ -33,6 +33,11 @@ def test_without_a_transcript_there_is_no_reference_measure():
     assert row["reference"] is None and "ref_wer" not in row and row["agreement_mer"] == 0.0
 
 
+def test_a_language_that_nobody_knew_is_the_one_that_the_teacher_heard():
+    row = scoring.score_row(utterance("我买", "und"), label("我買。", language="zh"), label("我買"), CONFIG)
+    assert row["language"] == "zh" and row["ref_wer"] == 0.0
+
+
 def test_punctuation_alone_is_no_word_and_an_empty_transcript_has_no_rate():
     row = scoring.score_row(utterance("..."), label("?!"), label(""), CONFIG)
     assert row["words"] == 0 and row["ref_wer"] == 0.0 and row["agreement_mer"] == 0.0

@@ -63,13 +63,18 @@ def utterances(split: Path) -> list[Job]:
     def clips(shard: str, rows: list[dict[str, Any]]) -> list[Clip]:
         (_, found), *_ = manifest.audio(split, [shard])
         flac = dict(found)
-        return [Clip(row["utt_id"], audio.decode_flac(flac[row["utt_id"]]), row["language"]) for row in rows]
+        return [Clip(r["utt_id"], audio.decode_flac(flac[r["utt_id"]]), language_of(r)) for r in rows]
 
     jobs = []
     for shard, rows in sorted(by_shard.items()):
         known = [cache.file_digest(split / "shards" / shard), [(r["utt_id"], r["language"]) for r in rows]]
         jobs.append(Job(Path(shard).stem, cache.digest(known), lambda s=shard, r=rows: clips(s, r)))  # type: ignore[misc]
     return jobs
+
+
+def language_of(utterance: dict[str, Any]) -> str | None:
+    """The manifest's language; None where nobody knows, so that the model detects it."""
+    return None if utterance["language"] == manifest.UNDETERMINED else utterance["language"]
 
 
 def chunks(split: Path, labels: Path) -> list[Job]:

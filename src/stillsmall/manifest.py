@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+UNDETERMINED = "und"  # ISO 639: nobody has said which language; the teacher detects it
 _text, _float, _int = pa.string(), pa.float64(), pa.int32()
 SEGMENT = pa.struct([("start", _float), ("end", _float), ("text", _text)])  # seconds from the start of the row's audio
 

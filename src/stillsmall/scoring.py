@@ -34,17 +34,20 @@ def score_row(
 ) -> dict[str, Any]:
     """One row of the score table. The validator is the reference of the agreement (K2D 2407.10603)."""
     teacher, validator, language = label["text"], validation["text"], utterance["language"]
+    if language == manifest.UNDETERMINED:
+        language = label["language"]  # what the teacher heard
     whole = label["utt_id"] == label["parent"]
     duration = label["end_s"] - label["start_s"]
     spoken = texts.normalise(teacher, language)
     units = texts.words(spoken, language)
     keep = ("utt_id", "parent", "start_s", "end_s", "segments", "mean_logprob", "mean_entropy", "compression_ratio")
-    carried = {"source", "domain", "language", "speaker", "recording", "offset_s"}
+    carried = {"source", "domain", "speaker", "recording", "offset_s"}
     return {
         **{name: label[name] for name in (*keep, "no_speech_prob")},
         **{name: utterance[name] for name in carried},
         **_agreement(teacher, validator),
         **(_against_reference(utterance["text"], teacher, language) if whole else {"reference": None}),
+        "language": language,
         "duration_s": duration,
         "teacher_text": teacher,
         "validator_text": validator,

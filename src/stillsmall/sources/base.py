@@ -23,11 +23,11 @@ from pydantic import AfterValidator, Field, model_validator
 from stillsmall.audio import SAMPLE_RATE, SUFFIXES, AudioError, Samples
 from stillsmall.cache import file_digest
 from stillsmall.config import Positive, Section, Share
+from stillsmall.manifest import UNDETERMINED
 from stillsmall.plugins import nearest
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-UNDETERMINED = "und"  # ISO 639: nobody knows; pseudo_label.language must then be `detect` or a code
 _WHISPER = (
     "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is"
     " it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk"
