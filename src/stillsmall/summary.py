@@ -89,9 +89,9 @@ def next_steps(params: Params, root: Path) -> list[str]:
     return [
         f"report      {report}" if report else "report      not made yet: dvc repro",
         f"registry    models:/{name}@{alias} in {local}",
-        f"            uv run mlflow ui --backend-store-uri {local}",
-        f"listen      uv run stillsmall transcribe FILE --model models:/{name}@{alias}",
-        "your speech edit prepare.sources in params.yaml (or: uv run stillsmall use RECIPE), then make repro",
+        f"            .venv/bin/mlflow ui --backend-store-uri {local}",
+        f"listen      .venv/bin/stillsmall transcribe FILE --model models:/{name}@{alias}",
+        "your speech edit prepare.sources in params.yaml (or: .venv/bin/stillsmall use RECIPE), then make repro",
     ]
 
 
