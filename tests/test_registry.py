@@ -249,6 +249,27 @@ def test_a_register_that_is_killed_is_finished_by_the_next(
     assert len(client.search_logged_models([experiment])) == 1
 
 
+def test_a_model_that_was_logged_as_the_process_was_killed_is_not_there_twice(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    log = mlflow.pyfunc.log_model
+
+    def log_and_die(**how: object) -> None:
+        log(**how)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.pyfunc, "log_model", log_and_die)
+        with pytest.raises(Killed):
+            register(repo)
+    version = register(repo)
+    client = tracking.client(repo)
+    experiment = client.get_experiment_by_name("stillsmall-student").experiment_id
+    assert [model.source_run_id for model in client.search_logged_models([experiment])] == [version.run_id]
+
+
 def test_an_unknown_version_names_the_ones_there_are(repo: Path) -> None:
     register(repo)
     with pytest.raises(registry.RegistryError, match=r"have: models:/stillsmall-student@candidate"):

@@ -129,9 +129,7 @@ class MlflowTracker:
     def params(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        known = self.client.get_run(self.run.info.run_id).data.params
-        new = [Param(_name(k), _text(v)) for k, v in flatten(values) if _name(k) not in known]
-        for part in _parts(new):
+        for part in _parts(Param(_name(key), _text(value)) for key, value in flatten(values)):
             self.client.log_batch(self.run.info.run_id, params=part)
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
