@@ -184,6 +184,15 @@ def test_english_words_in_mandarin_are_spoken() -> None:
     assert mixed.size < longer.size < 2 * mixed.size
 
 
+def test_phonemes_tell_sounds_not_letters() -> None:
+    assert espeak.phonemes("I knew the right night.", "en-us") == espeak.phonemes("I new the write knight.", "en-us")
+    assert espeak.phonemes("lamp", "en-us") != espeak.phonemes("lump", "en-us")
+    assert espeak.phonemes("他买书。", "cmn") == espeak.phonemes("她买书。", "cmn")
+    mixed = espeak.phonemes("我们的 meeting 很好，对吗？", "cmn")
+    assert "(" not in mixed
+    assert len(mixed) > len(espeak.phonemes("我们的 meeting 很好，", "cmn"))  # all clauses, not the first alone
+
+
 # --- rooms
 
 

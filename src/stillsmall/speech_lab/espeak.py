@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -64,13 +65,20 @@ def speak(
         raise ValueError(f"rate: {rate} words per minute is outside {RATES.start}..{RATES.stop - 1}")
     prosody = {"rate": rate, "pitch": pitch, "range": pitch_range}
     request = {"text": text, "voice": espeak_name(voice), "ssml": ssml} | prosody
-    source_rate, samples = _ask(request)
+    source_rate, spoken = _ask(request)
+    samples = np.frombuffer(spoken, dtype=np.int16)
     if samples.size == 0:
         return np.zeros(0, dtype=np.float32)
     return soxr.resample(samples.astype(np.float32) / 32768.0, source_rate, SAMPLE_RATE, quality="HQ")
 
 
-def _ask(request: dict[str, object]) -> tuple[int, np.ndarray]:
+def phonemes(text: str, voice: str) -> str:
+    """How espeak pronounces `text`, in its ASCII mnemonics, e.g. "l'amp"; without the marks of a change of language."""
+    _, spelled = _ask({"text": text, "voice": espeak_name(voice), "phonemes": True})
+    return re.sub(r"\([a-z-]+\)", "", spelled.decode("ascii", errors="ignore"))
+
+
+def _ask(request: dict[str, object]) -> tuple[int, bytes]:
     server = _serving()
     assert server.stdin is not None
     assert server.stdout is not None
@@ -82,7 +90,7 @@ def _ask(request: dict[str, object]) -> tuple[int, np.ndarray]:
     sample_rate, count = struct.unpack("<ii", header)
     if count < 0:
         raise ValueError(f"espeak-ng refused the voice {request['voice']!r}")
-    return sample_rate, np.frombuffer(server.stdout.read(count), dtype=np.int16)
+    return sample_rate, server.stdout.read(count)
 
 
 def _serving() -> subprocess.Popen[bytes]:

@@ -5,8 +5,9 @@ espeak-ng keeps state between utterances (phase of the wave, flutter, its random
 initialises the library once, speaks nothing itself, and forks a child per utterance: each child starts from the same
 memory. It imports only the standard library, so a fork takes about a millisecond.
 
-Request: one JSON line {"text", "voice", "rate", "pitch", "range", "ssml"}. Answer: int32 sample rate, int32 byte
-count (-1: the voice was refused), then that many bytes of int16 samples.
+Request: one JSON line {"text", "voice", "rate", "pitch", "range", "ssml"}, or {"text", "voice", "phonemes": true}.
+Answer: int32 sample rate, int32 byte count (-1: the voice was refused), then that many bytes: int16 samples, or the
+phonemes in espeak's ASCII mnemonics.
 """
 
 from __future__ import annotations
@@ -56,9 +57,22 @@ def speak(espeak: ctypes.CDLL, request: dict[str, object]) -> bytes | None:
     return b"".join(pieces)
 
 
+def phonemes(espeak: ctypes.CDLL, request: dict[str, object]) -> bytes | None:
+    """Phonemes of a text, its clauses separated by spaces; None when espeak refuses the voice."""
+    if espeak.espeak_SetVoiceByName(str(request["voice"]).encode()) != 0:
+        return None
+    espeak.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    rest = ctypes.c_char_p(str(request["text"]).encode())
+    clauses = []
+    while rest.value:  # each call takes one clause off the text
+        clauses.append(espeak.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, 0) or b"")
+    return b" ".join(clauses)
+
+
 def answer(espeak: ctypes.CDLL, sample_rate: int, line: str, out: int) -> None:
     """Speak one request and write the answer."""
-    samples = speak(espeak, json.loads(line))
+    request = json.loads(line)
+    samples = (phonemes if request.get("phonemes") else speak)(espeak, request)
     reply = struct.pack("<ii", sample_rate, -1) if samples is None else struct.pack("<ii", sample_rate, len(samples))
     view = memoryview(reply + (samples or b""))
     while view:
