@@ -1,6 +1,7 @@
 """Make the demo models from nothing: `python models/demo/build.py`. A killed build continues where it was.
 
-Tokenizer, training windows, teacher, validator, measurements. Everything unfinished lives in `.stillsmall/demo/`, outside git; remove that folder to start over.
+Tokenizer, training windows, teacher, validator, measurements. Everything unfinished lives in
+`.stillsmall/demo/`, outside git; remove that folder to start over.
 """
 
 from __future__ import annotations
