@@ -17,7 +17,7 @@ from shapes import FRAMES, MELS, SAMPLE_RATE, WINDOW, WINDOW_SAMPLES, WINDOWS, W
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from stillsmall.speech_lab import corpus as lab
-from stillsmall.speech_lab import rooms, voices
+from stillsmall.speech_lab import espeak, rooms, voices
 
 # Domain -> share of the windows. The strong noise of en-noisy is left out: the teacher shall be visibly worse there.
 MIXTURE = {
@@ -30,6 +30,8 @@ STAMPED_STREAM, STAMPED_CLIP = 0.7, 0.25  # share of those with timestamps
 LEAD_IN = (0.0, 1.6)  # s of pause before the first sentence of a stream's window
 OVERHANG = 0.06  # s of the sentence before, where the previous window's end was predicted early
 NOTICEABLE = 0.12  # s of a cut sentence without which its start is not written
+ACCENTS = {"en": "en-us", "zh": "cmn"}  # one pronunciation for all accents of a language
+SILENT_MARKS = dict.fromkeys(map(ord, "_|',%="))
 SHARD = 500  # windows computed by one task
 IGNORED = -100
 
@@ -127,15 +129,11 @@ class Targets:
         body = self.body(window)
         return prompt + body, [first] + [IGNORED] * (len(prompt) - 2) + body + [end]
 
-    def spoken(self, window: Window) -> list[int]:
-        """Text tokens alone, for CTC."""
-        return [token for token in self.body(window) if token < self.id("<|endoftext|>")]
 
-
-def spelling(tokens: list[int], tokenizer: WhisperTokenizer) -> bytes:
-    """Lower-case letters and spaces, in UTF-8."""
-    text = tokenizer.decode(tokens).lower()
-    return "".join(character for character in text if character.isalnum() or character == " ").strip().encode()
+def phonemes(window: Window) -> str:
+    """What is said in the window's complete sentences, without stress and pauses: the targets of CTC."""
+    text = " ".join(text for _, _, text in window.segments)
+    return "".join(espeak.phonemes(text, ACCENTS[window.language]).translate(SILENT_MARKS).split()) if text else ""
 
 
 def extractor() -> WhisperFeatureExtractor:
@@ -156,7 +154,7 @@ def _shard(first: int) -> int:
     mel = [features(w.audio, sampling_rate=SAMPLE_RATE, return_tensors="np").input_features[0] for w in windows]
     np.save(target.with_suffix(".part.npy"), np.stack(mel).astype(np.float16))
     target.with_suffix(".part.npy").replace(target.with_suffix(".npy"))
-    rows = [{"pair": targets.pair(w), "spoken": targets.spoken(w)} for w in windows]
+    rows = [{"pair": targets.pair(w), "phonemes": phonemes(w)} for w in windows]
     target.with_suffix(".part.json").write_text(json.dumps(rows))
     target.with_suffix(".part.json").replace(target.with_suffix(".json"))  # last: this file says that the shard is done
     return first
@@ -174,9 +172,10 @@ def build(windows: int = WINDOWS, workers: int = 2) -> Path:
 
 def load(folder: Path) -> tuple[list[np.ndarray], list[dict], list[int]]:
     """Memory-mapped features by shard, (SHARD, MELS, FRAMES) each; all target rows; frames until each one's padding."""
-    shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy")) if ".part" not in path.name]
+    names = [folder / f"{first:06d}" for first in range(0, WINDOWS, SHARD)]  # by name: a window's number is its place
+    shards = [np.load(name.with_suffix(".npy"), mmap_mode="r") for name in names]
     assert all(shard.shape == (SHARD, MELS, FRAMES) for shard in shards)
-    rows = [row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())]
+    rows = [row for name in names for row in json.loads(name.with_suffix(".json").read_text())]
     some = [shard[:, ::8] for shard in shards]  # a few bins tell sound from padding
     sounding = [(mel != mel[:, :, -1:]).any(1) for mel in some]
     frames = [int(FRAMES - one[::-1].argmax()) if one.any() else 2 for shard in sounding for one in shard]

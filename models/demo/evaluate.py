@@ -22,7 +22,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from stillsmall.speech_lab import corpus as lab
 
 DOMAINS = ("en-us", "en-gb", "en-scot", "en-carib", "en-noisy-light", "en-room", "en-phone", "en-noisy", "zh-en")
-CLIPS, LONG_CLIPS, SEED, BATCH = 200, 4, 1, 25
+CLIPS, LONG_CLIPS, SEED, BATCH = 100, 4, 1, 25
 STAMPED = ("en-us", "zh-en")  # domains also read with timestamps
 UNIT = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+(?:'\w+)?")
 

@@ -19,6 +19,7 @@ from tokenizer import LANGUAGES
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
 LATEST_FIRST_STAMP = 100  # steps of 20 ms: a window may begin with a pause of 1.5 s; Whisper allows 1 s of its 30
+PREFIX = "weight.whisper."  # in a checkpoint
 
 
 def generation(tokenizer: WhisperTokenizer) -> GenerationConfig:
@@ -42,18 +43,19 @@ def generation(tokenizer: WhisperTokenizer) -> GenerationConfig:
         return_timestamps=False,
         suppress_tokens=never,
         # Whisper also forbids an empty transcript here; the demo models may say that nothing was said.
-        begin_suppress_tokens=[number("Ġ")],
+        begin_suppress_tokens=None,  # Whisper forbids a lone space first; here it is how most sentences begin
     )
 
 
 def model_of(shape: Shape, tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
     """The trained model in half precision."""
-    learner = train.Learner(shape, tokenizer)
+    model = WhisperForConditionalGeneration(train.configuration(shape, tokenizer))
     with safe_open(WORK / shape.name / "checkpoint.safetensors", "pt") as file:
-        names = [name for name in file.keys() if name.startswith("weight.")]  # noqa: SIM118 - not a dict
-        weights = {name.removeprefix("weight."): file.get_tensor(name) for name in names}
-    learner.load_state_dict(weights, strict=False)
-    model = learner.whisper
+        names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118 - not a dict
+        weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
+    left = model.load_state_dict(weights, strict=False)
+    assert not left.unexpected_keys
+    assert all("proj_out" in name for name in left.missing_keys)  # it is the embedding
     model.tie_weights()
     model.config.dropout = 0.0
     model.generation_config = generation(tokenizer)

@@ -31,13 +31,27 @@ class Shape:
     decoder_layers: int
     steps: int
     peak_rate: float
-    batch: int = 32
+    batch: int = 16
     warm_up: int = 100
-    easy_steps: int = 300
+    easy_steps: int = 500
+    ears: str | None = (
+        None  # whose frozen encoder it hears with, and whose first and last decoder layers it starts from
+    )
     ctc_weight: float = 1.0  # without a CTC loss the cross-attention does not lock in within this budget
 
 
 SHAPES = {
-    "teacher": Shape("teacher", width=144, heads=3, encoder_layers=3, decoder_layers=4, steps=1_400, peak_rate=1.2e-3),
-    "validator": Shape("validator", width=96, heads=3, encoder_layers=2, decoder_layers=2, steps=600, peak_rate=2e-3),
+    "teacher": Shape("teacher", width=144, heads=3, encoder_layers=3, decoder_layers=4, steps=4_000, peak_rate=2.0e-3),
+    "validator": Shape(
+        "validator",
+        width=144,
+        heads=3,
+        encoder_layers=3,
+        decoder_layers=2,
+        steps=1_000,
+        peak_rate=1.0e-3,
+        ears="teacher",
+        easy_steps=0,
+        ctc_weight=0.0,
+    ),
 }

@@ -24,15 +24,16 @@ from shapes import FRAMES, HELD_OUT, MAX_TARGET, MELS, POSITIONS, SEED, SHAPES, 
 from torch import nn
 from torch.nn import functional
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.models.whisper.modeling_whisper import sinusoids
 
-SAVE_EVERY, LOOK_EVERY, PRINT_EVERY = 50, 100, 10  # steps
+SAVE_EVERY, LOOK_EVERY, PRINT_EVERY = 100, 200, 20  # steps
 WEIGHT_DECAY, CLIP, BETAS = 0.01, 1.0, (0.9, 0.98)
-TIME_MASKS, LONGEST_MASK = 2, 25  # SpecAugment: frames
-MEL_MASKS, WIDEST_MASK = 2, 12  # bins
+TIME_MASKS, LONGEST_MASK = 1, 20  # SpecAugment: frames
+MEL_MASKS, WIDEST_MASK = 1, 10  # bins
 POOL = 16  # batches whose windows are sorted by target length
 MARGIN = 12  # frames after the last sound
-PADDED = 0.4  # share of batches that keep the silence up to the window's end, as `generate` will always see it
-BLANK = 256  # CTC writes bytes, 0..255: letters stand nearer to sounds than word pieces, and are seen more often
+PADDED = 0.25  # share of batches that keep the silence up to the window's end, as `generate` will always see it
+BLANK = 128  # CTC writes espeak's ASCII phonemes, 0..127: nearer to the sound than spelling, above all than Chinese
 
 
 def configuration(shape: Shape, tokenizer: WhisperTokenizer) -> WhisperConfig:
@@ -59,12 +60,18 @@ class Learner(nn.Module):
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """(cross-entropy, CTC), each a mean over the batch."""
-        states = self.encode(batch["features"])
-        decoded = self.whisper.model.decoder(input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False)
-        asked = batch["labels"] != corpus.IGNORED
-        logits = self.whisper.proj_out(decoded.last_hidden_state[asked])
-        entropy = functional.cross_entropy(logits, batch["labels"][asked])
-        return entropy, self.ctc_loss(states, batch)
+        with torch.autocast("cpu", torch.bfloat16):  # weights, sums and losses stay in float32
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.ctc_weight > 0):
+                states = self.encode(batch["features"])
+            decoded = self.whisper.model.decoder(
+                input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False
+            ).last_hidden_state
+            asked = batch["labels"] != corpus.IGNORED
+            logits = self.whisper.proj_out(decoded[asked])
+        entropy = functional.cross_entropy(logits.float(), batch["labels"][asked])
+        if not self.ctc_weight:  # a frozen encoder has nothing to learn from it
+            return entropy, entropy.new_zeros(())
+        return entropy, self.ctc_loss(states.float(), batch)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Whisper's encoder, for windows of any length: batches of short clips are not padded to the whole window."""
@@ -100,6 +107,9 @@ def initialise(model: WhisperForConditionalGeneration, features: torch.Tensor) -
             if name.endswith(("out_proj", "fc2")):
                 module.weight.data.mul_((2 * len(layers)) ** -0.5)
     nn.init.normal_(model.model.decoder.embed_tokens.weight, std=model.config.d_model**-0.5)
+    # Timestamps begin as the sinusoids of their times, so that what is learnt of one holds for its neighbours.
+    stamps = sinusoids(POSITIONS + 1, model.config.d_model)
+    model.model.decoder.embed_tokens.weight.data[-len(stamps) :] = stamps * (2 / model.config.d_model) ** 0.5
     tune_ears(model.model.encoder, features)
 
 
@@ -115,9 +125,8 @@ def tune_ears(encoder: nn.Module, features: torch.Tensor) -> None:
 class Windows:
     """The cached windows, as batches that depend on (seed, step) alone."""
 
-    def __init__(self, folder: Path, shape: Shape, tokenizer: WhisperTokenizer) -> None:
+    def __init__(self, folder: Path, shape: Shape) -> None:
         self.shards, self.rows, self.frames = corpus.load(folder)
-        self.spelled = [list(corpus.spelling(row["spoken"], tokenizer)) for row in self.rows]
         self.batch, self.easy_steps = shape.batch, shape.easy_steps
         every = range(HELD_OUT, len(self.rows))
         self.numbers = {True: [number for number in every if corpus.is_easy(number)], False: list(every)}
@@ -156,7 +165,7 @@ class Windows:
             for one in features:
                 augment(one, mask)
         pairs = [self.rows[n]["pair"] for n in numbers]
-        spoken = [self.spelled[n] for n in numbers]
+        spoken = [self.rows[n]["phonemes"].encode() for n in numbers]
         longest = max(len(labels) for _, labels in pairs)
         return {
             "features": torch.from_numpy(features),
@@ -189,15 +198,33 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer = WhisperTokenizer.from_pretrained(WORK / "tokenizer")
         self.learner = Learner(shape, tokenizer)
-        self.windows = Windows(WORK / "windows", shape, tokenizer)
+        self.windows = Windows(WORK / "windows", shape)
         clean = [number for number in range(HELD_OUT, len(self.windows.rows)) if corpus.is_easy(number)][:64]
         initialise(self.learner.whisper, self.windows.collate(clean, None)["features"])
+        if shape.ears:
+            self.borrow(SHAPES[shape.ears])
         trained = [p for p in self.learner.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, lr=shape.peak_rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
         rise = lambda step: min(1.0, (step + 1) / shape.warm_up)  # noqa: E731
         fall = lambda step: 0.5 * (1 + np.cos(np.pi * min(1.0, step / shape.steps)))  # noqa: E731
         self.rate = lambda step: shape.peak_rate * rise(step) * fall(step)
         self.resume()
+
+    def borrow(self, other: Shape) -> None:
+        """Another model's encoder, frozen, its embeddings, and of its decoder's layers the first and the last ones."""
+        kept = {0: 0, other.decoder_layers - 1: self.shape.decoder_layers - 1}  # number there -> number here
+        with safe_open(WORK / other.name / "checkpoint.safetensors", "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                own = name.removeprefix("weight.")
+                if ".decoder.layers." in own:
+                    before, _, rest = own.partition(".layers.")
+                    number, _, rest = rest.partition(".")
+                    if int(number) not in kept:
+                        continue
+                    own = f"{before}.layers.{kept[int(number)]}.{rest}"
+                if own in dict(self.learner.named_parameters()):
+                    self.learner.get_parameter(own).data.copy_(file.get_tensor(name))
+        self.learner.whisper.model.encoder.requires_grad_(False)
 
     @property
     def checkpoint(self) -> Path:
