@@ -38,7 +38,8 @@ class Hypothesis:
     """One transcript of at most one window of audio: the row of `manifest.HYPOTHESIS`.
 
     `tokens` are the generated ids up to and with the end of text; log-probabilities and entropies (nats) are theirs,
-    from a teacher-forced pass, so that greedy, beam and long-form decoding are measured alike.
+    from a teacher-forced pass, so that greedy, beam and long-form decoding are measured alike. The means leave
+    timestamps out: those are unsure by nature, and a label is not worse for having them.
     """
 
     utt_id: str

@@ -132,11 +132,14 @@ class TransformersTeacher:
             at = row[len(prefix) - 1 : len(prefix) - 1 + len(tokens)]
             logprob = at.gather(1, torch.tensor(tokens[: len(at)], device=self.device)[:, None])[:, 0]
             entropy = -(at.exp() * at).sum(-1)
+            said = torch.tensor(
+                [token < self.tokens.timestamp_begin for token in tokens[: len(at)]], device=self.device
+            )
             yield {
                 "token_logprob": tuple(logprob.tolist()),
                 "token_entropy": tuple(entropy.tolist()),
-                "mean_logprob": float(logprob.mean()),
-                "mean_entropy": float(entropy.mean()),
+                "mean_logprob": float(logprob[said].mean()),  # of the words and the end: times are unsure by nature
+                "mean_entropy": float(entropy[said].mean()),
                 "no_speech_prob": float(row[0, self.tokens.no_speech].exp()),
             }
 
