@@ -3,8 +3,8 @@
 import csv
 
 import pytest
-from small import params
 
+from small import params
 from stillsmall import audio, metrics
 from stillsmall.config import Run
 from stillsmall.teachers.base import Clip

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import soundfile
+
 import tiny
 from small import tone
-
 from stillsmall import transcription
 from stillsmall.audio import AudioError
 from stillsmall.compute import ModelError
@@ -18,7 +18,7 @@ def model(tmp_path_factory):
 
 def transcribe(path, model, **options):
     settings = {"language": "en", "timestamps": True, "device": "cpu", "threads": 1, **options}
-    return list(transcription.transcribe_files([path], str(model), **settings))[0]
+    return next(transcription.transcribe_files([path], str(model), **settings))
 
 
 def test_a_stereo_file_of_another_rate_is_heard(tmp_path, model):
