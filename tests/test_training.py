@@ -44,7 +44,7 @@ def corpus(folder: Path) -> Path:
 CHANGES = {
     "models.root": "models", "run.threads": 1, "distill.steps": 12, "distill.batch_size": 4, "distill.micro_batch": 4,
     "distill.warmup_steps": 2, "distill.checkpoint_every": 3, "distill.log_every": 1, "distill.device": "cpu",
-    "distill.learning_rate": 3e-3, "distill.previous_text_probability": 0.5,
+    "distill.learning_rate": 3e-3, "distill.previous_text_probability": 0.5, "distill.timestamp_probability": 0.5,
 }  # fmt: skip
 
 
