@@ -16,7 +16,7 @@ MELS = 80
 MERGES = 800
 MAX_TARGET = 128  # tokens
 SEED = 7
-WINDOWS = 12_000  # training windows
+WINDOWS = 36_000  # training windows
 HELD_OUT = 256  # of those, never trained on: the curve
 
 
@@ -41,12 +41,12 @@ class Shape:
 
 
 SHAPES = {
-    "teacher": Shape("teacher", width=144, heads=3, encoder_layers=3, decoder_layers=4, steps=4_000, peak_rate=2.0e-3),
+    "teacher": Shape("teacher", width=144, heads=3, encoder_layers=4, decoder_layers=4, steps=8_000, peak_rate=2.0e-3),
     "validator": Shape(
         "validator",
         width=144,
         heads=3,
-        encoder_layers=3,
+        encoder_layers=4,
         decoder_layers=2,
         steps=1_000,
         peak_rate=1.0e-3,

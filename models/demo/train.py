@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from shapes import FRAMES, HELD_OUT, MAX_TARGET, MELS, POSITIONS, SEED, SHAPES, WORK, Shape
+from shapes import FRAMES, HELD_OUT, MAX_TARGET, MELS, MERGES, POSITIONS, SEED, SHAPES, WORK, Shape
 from torch import nn
 from torch.nn import functional
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
@@ -31,6 +31,8 @@ WEIGHT_DECAY, CLIP, BETAS = 0.01, 1.0, (0.9, 0.98)
 TIME_MASKS, LONGEST_MASK = 1, 20  # SpecAugment: frames
 MEL_MASKS, WIDEST_MASK = 1, 10  # bins
 POOL = 16  # batches whose windows are sorted by target length
+CORRUPTED = 0.12  # share of the text tokens before a position that are other ones: listen, don't remember sentences
+TEXT_TOKENS = 256 + MERGES  # their ids come first
 MARGIN = 12  # frames after the last sound
 PADDED = 0.25  # share of batches that keep the silence up to the window's end, as `generate` will always see it
 BLANK = 128  # CTC writes espeak's ASCII phonemes, 0..127: nearer to the sound than spelling, above all than Chinese
@@ -189,6 +191,12 @@ def augment(mel: np.ndarray, chance: np.random.Generator) -> None:
         mel[start : start + width] = mean
 
 
+def corrupt(inputs: torch.Tensor, chance: np.random.Generator) -> torch.Tensor:
+    """Decoder inputs (batch, length) in which some text tokens are random ones; the labels stay right."""
+    swapped = torch.from_numpy(chance.random(inputs.shape) < CORRUPTED) & (inputs < TEXT_TOKENS)
+    return torch.where(swapped, torch.from_numpy(chance.integers(TEXT_TOKENS, size=inputs.shape)), inputs)
+
+
 class Run:
     """The training of one model."""
 
@@ -267,6 +275,7 @@ class Run:
         numbers = self.windows.at(self.step)
         frames = FRAMES if chance.random() < PADDED else self.windows.longest(numbers)
         batch = self.windows.collate(numbers, None if self.step < self.shape.easy_steps else chance, frames)
+        batch["inputs"] = corrupt(batch["inputs"], chance)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.step)
         self.learner.train()

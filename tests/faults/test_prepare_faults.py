@@ -110,6 +110,17 @@ def test_leftovers_of_a_killed_process_are_cleared_and_of_a_living_one_are_not(t
     assert [path.name for path in folder.parent.iterdir()] == names[1:]
 
 
+def test_leftovers_of_a_killed_process_that_nobody_has_waited_for_are_cleared(tmp_path: Path) -> None:
+    zombie = subprocess.Popen(["sleep", "60"])
+    zombie.kill()
+    while _running(zombie.pid):
+        time.sleep(0.01)
+    (tmp_path / f".abc.{zombie.pid}.partial").mkdir()
+    shards._clear_leftovers(tmp_path / "abc")
+    assert not list(tmp_path.iterdir())
+    zombie.wait()
+
+
 @pytest.mark.parametrize("where", ["shard", "publish"])
 def test_a_full_disk_is_said_with_the_path_and_leaves_no_half_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -139,8 +139,9 @@ class Source(Section):
     transcripts: Literal["keep", "drop"] = "keep"
     take: Take | None = None
 
+    @abstractmethod
     def plan(self, place: Place) -> Plan:
-        raise NotImplementedError
+        """The source's clips in batches, in an order that depends on the data alone."""
 
     def reference(self, text: str | None) -> str | None:
         """The transcript as later stages may see it."""

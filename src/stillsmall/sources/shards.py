@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -112,12 +113,16 @@ def key(batch: Batch, settings: Settings) -> str:
 def _clear_leftovers(folder: Path) -> None:
     """Removes what a killed process has left of this batch; another living one's work is let be."""
     for old in folder.parent.glob(f".{folder.name}.*.partial"):
-        try:
-            os.kill(int(old.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
+        if not _lives(int(old.name.split(".")[-2])):
             shutil.rmtree(old, ignore_errors=True)
-        except PermissionError:
-            continue
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process can still write: a killed one whose parent has not asked for its end yet cannot."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _appear(partial: Path, folder: Path) -> None:
