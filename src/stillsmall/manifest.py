@@ -37,7 +37,8 @@ HYPOTHESIS = _schema(
     {"utt_id": _text, "parent": _text, "start_s": _float, "end_s": _float, "language": _text, "text": _text}
     | {"segments": pa.list_(SEGMENT), "tokens": pa.list_(_int)},
     {"token_logprob": pa.list_(pa.float32()), "token_entropy": pa.list_(pa.float32())}  # nats
-    | {"mean_logprob": _float, "mean_entropy": _float, "compression_ratio": _float, "no_speech_prob": _float},
+    | {"mean_logprob": _float, "mean_entropy": _float, "compression_ratio": _float, "no_speech_prob": _float}
+    | {"heard_language": _text, "heard_language_prob": _float},  # by the model's ear, whatever it was told
 )
 FAILED = _schema({"utt_id": _text, "reason": _text, "detail": _text}, {})
 SCORE = _schema(
@@ -50,7 +51,13 @@ SCORE = _schema(
     | {"agreement_mer": _float, "agreement_mer_errors": _int, "agreement_units": _int}
     | {"teacher_repeats": pa.bool_(), "validator_repeats": pa.bool_()}
     | {"mean_logprob": _float, "confidence": _float, "mean_entropy": _float, "compression_ratio": _float}
-    | {"no_speech_prob": _float, "words": _int, "words_per_s": _float, "chars_per_s": _float},
+    | {"no_speech_prob": _float, "words": _int, "words_per_s": _float, "chars_per_s": _float}
+    | {"ref_mer": _float, "ref_mer_errors": _int, "ref_units": _int}
+    | {"agreement_per": _float, "agreement_per_errors": _int, "agreement_phonemes": _int}
+    | {"agreement_composite": _float}  # K2D: max(h(teacher), min(1 - h(validator), PER))
+    | {"speech_share": _float, "silence_share": _float}  # by a voice-activity model; by energy alone
+    | {"heard_language": _text, "heard_language_prob": _float, "text_language": _text, "text_language_prob": _float}
+    | {"language_mismatch": pa.bool_(), "lm_logprob": _float},  # nats a token, of a text language model
 )
 VERDICT = pa.struct([("rule", _text), ("value", _text), ("reason", _text)])
 REJECTED = SCORE.append(pa.field("verdicts", pa.list_(VERDICT), nullable=False))
