@@ -22,9 +22,10 @@ def targets(tokens, timestamps=0.0, prompts=0.0, positions=64):
     return data.Targets(tokens, positions, float(tiny.WINDOW_S), "transcribe", 1, timestamps, prompts)
 
 
-def example(text="the cat", previous="", **values):
-    base = {"utt_id": "u", "parent": "u", "start_s": 0.0, "end_s": 1.0, "language": "en"}
-    return data.Example(**{**base, **values}, text=text, segments=((0.0, 1.0, text),), previous=previous)
+def example(text="the cat", previous="", parent="u", start_s=0.0, end_s=1.0, **values):
+    base = {"utt_id": "u", "language": "en", "source": "s", "recording": "r", "speaker": None, "offset_s": start_s}
+    base |= {"parts": (data.Part("u", parent, start_s, end_s),), "segments": ((0.0, 1.0, text),)}
+    return data.Example(**{**base, **values}, text=text, previous=previous)
 
 
 def test_labels_are_the_inputs_one_step_later_and_the_no_timestamps_mark_is_not_learnt(tokens):

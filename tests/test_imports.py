@@ -22,7 +22,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
     {"filters", "objectives", "teachers", "student", "sources", "reporting"},
     {"data", "labelling", "scoring", "filtering", "preparation"},
-    {"encoder_states", "evaluation", "transcription", "report", "recipes"},
+    {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes"},
     {"training", "tracking", "lineage"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
@@ -30,7 +30,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 ]
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
-    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "encoder_states"},
+    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states"},
     *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
 }
 NOWHERE = {"ray", "dvc"}  # DVC runs us, we do not run DVC

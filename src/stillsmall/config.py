@@ -100,6 +100,7 @@ class Distill(Section):
     clip_norm: Annotated[float, Field(gt=0)]
     timestamp_probability: Share
     previous_text_probability: Share
+    packing: Literal["none", "recording", "speaker"]
     encoder_cache_gb: Annotated[float, Field(ge=0)]
     checkpoint_every: Positive
     log_every: Positive

@@ -23,17 +23,41 @@ LENGTH_SLACK_S = 0.02  # a clip may be over the window by rounding
 
 
 @dataclass(frozen=True)
-class Example:
-    """A kept label. `previous` is the text just before it in the same recording and speaker, if any."""
+class Part:
+    """A stretch of a prepared utterance, in seconds from its start; `label` is the id of the label that it has."""
 
-    utt_id: str
+    label: str
     parent: str
     start_s: float
     end_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class Example:
+    """A kept label, or several that `packing` has put into one window.
+
+    `parts` are the stretches of audio that it hears, one after the other; `segments` are timed on that clock.
+    `previous` is the text just before it in the same recording and speaker, if any.
+    """
+
+    utt_id: str
+    parts: tuple[Part, ...]
     language: str
     text: str
     segments: tuple[tuple[float, float, str], ...]
     previous: str
+    source: str
+    recording: str | None
+    speaker: str | None
+    offset_s: float  # of its start in the recording
+
+    @property
+    def duration_s(self) -> float:
+        return sum(part.duration_s for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -76,13 +100,15 @@ def examples(kept: Path) -> list[Example]:
     for last, row in zip([None, *ordered], ordered, strict=False):
         same = last and all(last[key] == row[key] for key in ("source", "recording", "speaker"))
         before[row["utt_id"]] = last["teacher_text"] if last and same else ""
-    keys = ("utt_id", "parent", "start_s", "end_s", "language")
+    keys = ("utt_id", "language", "source", "recording", "speaker")
     return [
         Example(
             **{key: row[key] for key in keys},
+            parts=(Part(row["utt_id"], row["parent"], row["start_s"], row["end_s"]),),
             text=row["teacher_text"],
             segments=tuple((s["start"], s["end"], s["text"]) for s in row["segments"]),
             previous=before[row["utt_id"]],
+            offset_s=(row["offset_s"] or 0.0) + row["start_s"],
         )
         for row in sorted(rows, key=lambda row: str(row["utt_id"]))
     ]
@@ -104,17 +130,20 @@ class Targets:
         """(those that fit, those that don't with the reason): nothing is cut off in silence."""
         fit, skipped = [], []
         for example in found:
-            longest = len(self._sequence(example, timestamps=True, prompted=False).labels)
-            if example.end_s - example.start_s > self.window_s + LENGTH_SLACK_S:
-                skipped.append(
-                    {"utt_id": example.utt_id, "reason": f"audio longer than the window of {self.window_s} s"}
-                )
-            elif longest > self.positions:
-                skipped.append({"utt_id": example.utt_id, "reason": f"label longer than {self.positions} positions"})
+            if reason := self.too_long(example):
+                skipped.append({"utt_id": example.utt_id, "reason": reason})
             else:
                 self.tokens.require_language(example.language, f"language of {example.utt_id}")
                 fit.append(example)
         return fit, skipped
+
+    def too_long(self, example: Example) -> str | None:
+        """Why the model cannot take the example whole; None where it can. Exactly full is not too long."""
+        if example.duration_s > self.window_s + LENGTH_SLACK_S:
+            return f"audio longer than the window of {self.window_s} s"
+        if len(self._sequence(example, timestamps=True, prompted=False).labels) > self.positions:
+            return f"label longer than {self.positions} positions"
+        return None
 
     def sequence(self, example: Example, epoch: int) -> TokenSequence:
         """The example's tokens in this epoch: with timestamps or a prompt by a draw from its own id."""
@@ -179,17 +208,20 @@ class Audio:
     """The audio of examples, decoded when asked for; the last few shards stay in memory, still compressed."""
 
     def __init__(self, split: Path, found: Sequence[Example], shards_in_memory: int = 64) -> None:
-        parents = {example.parent for example in found}
+        parents = {part.parent for example in found for part in example.parts}
         table = manifest.read(split / "manifest.parquet", manifest.UTTERANCE).select(["utt_id", "shard"]).to_pylist()
         self.split, self.found, self.most = split, found, shards_in_memory
         self.shard = {row["utt_id"]: row["shard"] for row in table if row["utt_id"] in parents}
         self._held: dict[str, dict[str, bytes]] = {}
 
     def __call__(self, index: int) -> np.ndarray:
-        """(samples,) float32 of one example."""
-        example = self.found[index]
-        whole = audio.decode_flac(self._flac(example.parent))
-        return whole[round(example.start_s * audio.SAMPLE_RATE) : round(example.end_s * audio.SAMPLE_RATE)]
+        """(samples,) float32 of one example: its parts, one after the other."""
+        parts = [self._part(part) for part in self.found[index].parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _part(self, part: Part) -> np.ndarray:
+        whole = audio.decode_flac(self._flac(part.parent))
+        return whole[round(part.start_s * audio.SAMPLE_RATE) : round(part.end_s * audio.SAMPLE_RATE)]
 
     def _flac(self, utt_id: str) -> bytes:
         name = self.shard[utt_id]

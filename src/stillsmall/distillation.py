@@ -21,12 +21,13 @@ from stillsmall.data import Example
 from stillsmall.encoder_states import EncoderStates, audio_digest
 from stillsmall.objectives import TABLE
 from stillsmall.objectives.base import Objective
+from stillsmall.packing import pack
 from stillsmall.plugins import require, resolve
 from stillsmall.progress import progress
 from stillsmall.training import Trainer
 from stillsmall.whisper_tokens import WhisperTokens
 
-CODE = ("training", "checkpoints", "data", "encoder_states", "student", "whisper_tokens", "objectives.base")
+CODE = ("training", "checkpoints", "data", "packing", "encoder_states", "student", "whisper_tokens", "objectives.base")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def usable(
     if not found:
         reasons = Counter(item["reason"] for item in skipped)
         raise ConfigError(f"{paths.kept}: no label fits the model: {dict(reasons) or 'the table is empty'}")
-    return found, skipped, targets
+    packs = pack(found, params.distill.packing, lambda example: targets.too_long(example) is None)
+    return packs, skipped, targets
 
 
 def assemble(
@@ -174,6 +176,7 @@ def _write(
     summary = {
         "steps": params.distill.steps,
         "examples": len(trainer.batches.found),
+        "labels": sum(len(example.parts) for example in trainer.batches.found),
         "epochs": round(params.distill.steps / trainer.batches.per_epoch, 3),
         "skipped": dict(Counter(item["reason"] for item in skipped)),
         "parameters": parameters,

@@ -37,7 +37,7 @@ class EncoderStates:
         self.cached = self.bytes <= budget_gb * BYTES_PER_GB
         self._states: np.ndarray | None = None
         weights = hashlib.sha256(save(_plain(encoder))).hexdigest()
-        cuts = [(e.utt_id, e.start_s, e.end_s) for e in audio.found]
+        cuts = [[(part.parent, part.start_s, part.end_s) for part in example.parts] for example in audio.found]
         code = cache.code_digest(__name__, "stillsmall.data", "stillsmall.audio")
         key = cache.digest([audio_digest, cuts, weights, str(self.dtype), torch.get_num_threads(), code])
         self.path = cache.ROOT / "encoder" / f"{key}.f16"

@@ -128,7 +128,9 @@ def training(distilled: Json | None, log: dict[str, list[float | None]]) -> Sect
     """Steps, examples, what was skipped; the curves."""
     sentences = []
     if distilled:
-        seen = f"{figures.plural(distilled['examples'], 'label')} ({figures.number(distilled['epochs'])} epochs)"
+        labels, windows = distilled.get("labels", distilled["examples"]), distilled["examples"]
+        packed = f" in {figures.plural(windows, 'window')}" if windows < labels else ""
+        seen = f"{figures.plural(labels, 'label')}{packed} ({figures.number(distilled['epochs'])} epochs)"
         size = f"a student of {figures.millions(distilled['parameters'])} parameters"
         sentences.append(f"{figures.plural(distilled['steps'], 'step')} over {seen} trained {size}.")
         reasons = sorted(distilled.get("skipped", {}).items())
