@@ -12,6 +12,7 @@ import functools
 import glob
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def language(code: str) -> str:
 Language = Annotated[str, AfterValidator(language)]
 
 
-class Source(Section):
+class Source(Section, ABC):
     """The fields of every kind. A kind adds its own, and `plan`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
