@@ -13,7 +13,8 @@ from stillsmall import config, filtering, stage
 
 def main(at: Namespace) -> None:
     params = config.load(at.params)
-    filtering.split(at.scores, at.kept, at.rejected, at.metrics, filtering.rules(params.filter, params.filters))
+    judges = filtering.rules(params.filter, params.filters)
+    filtering.split(at.scores, at.kept, at.rejected, at.metrics, judges, params.filter.mixture)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from stillsmall.plugins import UnknownName
 
 def rules(*names, **sections):
     everything = params().filters | sections
-    return filtering.rules(config.Filter(keep_if=list(names)), everything)
+    return filtering.rules(config.Filter(keep_if=list(names), mixture=None), everything)
 
 
 @pytest.mark.parametrize(

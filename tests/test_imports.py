@@ -20,7 +20,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"plugins", "cache", "progress", "stage"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
-    {"filters", "objectives", "teachers", "student", "sources", "reporting"},
+    {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting"},
     {"data", "labelling", "scoring", "filtering", "preparation"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes"},
     {"training", "tracking", "lineage"},
@@ -37,6 +37,7 @@ NOWHERE = {"ray", "dvc"}  # DVC runs us, we do not run DVC
 LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
+        "mixture",
         "labelling",
         "scoring",
         "filtering",

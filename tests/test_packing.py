@@ -1,6 +1,7 @@
 """Packs: what may be joined, when a pack is full, and that nothing is lost or said at another time than it is heard."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,9 +25,7 @@ def label(name: str, seconds: float, **values) -> Example:
 def row(*seconds: float, **values) -> list[Example]:
     """Labels of one recording, one after the other."""
     starts = np.cumsum([0.0, *seconds])
-    return [
-        label(f"u{n:02d}", length, offset_s=float(starts[n]), **values) for n, length in enumerate(seconds)
-    ]
+    return [label(f"u{n:02d}", length, offset_s=float(starts[n]), **values) for n, length in enumerate(seconds)]
 
 
 def fits(example: Example) -> bool:
@@ -87,7 +86,7 @@ def test_every_label_is_in_one_pack_once_none_is_too_long_and_order_does_not_mat
 @given(LENGTHS)
 def test_two_packs_in_a_row_would_not_fit_into_one(seconds):
     made = pack(row(*seconds), "recording", fits)
-    assert all(not fits(join(one, two)) for one, two in zip(made, made[1:], strict=False))
+    assert all(not fits(join(one, two)) for one, two in pairwise(made))
 
 
 def test_a_pack_sounds_like_its_parts(tmp_path):

@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillsmall.plugins import nearest
 
@@ -77,8 +77,30 @@ class Score(Section):
     repetition_max: Positive
 
 
+class Mixture(Section):
+    """How many kept labels of each group are trained on: `counts`, or `shares` of a `total`."""
+
+    by: Literal["domain", "source", "language"]
+    counts: dict[str, Annotated[int, Field(ge=0)]] | None
+    shares: dict[str, Annotated[float, Field(ge=0)]] | Literal["equal"] | None
+    total: Positive | None
+    shortage: Literal["error", "less"]
+    seed: int
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Mixture:
+        if (self.counts is None) == (self.shares is None):
+            raise ValueError("give either counts or shares (then with a total, or null for as many as there are)")
+        if self.counts is not None and self.total is not None:
+            raise ValueError("total goes with shares; counts have their own")
+        if isinstance(self.shares, dict) and not sum(self.shares.values()):
+            raise ValueError("all shares are zero")
+        return self
+
+
 class Filter(Section):
     keep_if: list[str]
+    mixture: Mixture | None
 
 
 class Student(Section):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stillsmall import cache, manifest
-from stillsmall.config import ConfigError, Filter, plugin_section
+from stillsmall.config import ConfigError, Filter, Mixture, plugin_section
 from stillsmall.filters import TABLE
 from stillsmall.filters.base import Filter as Rule
 from stillsmall.filters.base import Ranking
+from stillsmall.mixture import draw
 from stillsmall.plugins import resolve
 
 SECONDS_PER_HOUR = 3600
@@ -35,8 +36,12 @@ def judge(row: Mapping[str, Any], judges: Mapping[str, Rule]) -> list[dict[str, 
     return [{"rule": n, "value": json.dumps(v.value), "reason": v.reason} for n, v in verdicts if not v.keep]
 
 
-def split(scores: Path, kept: Path, rejected: Path, counts: Path, judges: Mapping[str, Rule]) -> None:
+def split(
+    scores: Path, kept: Path, rejected: Path, counts: Path, judges: Mapping[str, Rule], mixture: Mixture | None = None
+) -> None:
     """Writes the kept rows, the rejected ones with every reason, and the counts per reason and domain.
+
+    A mixture is drawn from what the rules have kept; what it leaves out is rejected with the reason.
 
     Raises ConfigError where nothing is kept, naming the rules that emptied the set.
     """
@@ -45,6 +50,9 @@ def split(scores: Path, kept: Path, rejected: Path, counts: Path, judges: Mappin
         if isinstance(rule, Ranking):
             rule.fit(rows)
     judged = [(row, judge(row, judges)) for row in rows]
+    if mixture:
+        left_out = draw([row for row, verdicts in judged if not verdicts], mixture)
+        judged = [(row, verdicts + _left_out(row, left_out, mixture)) for row, verdicts in judged]
     keep = [row for row, verdicts in judged if not verdicts]
     drop = [{**row, "verdicts": verdicts} for row, verdicts in judged if verdicts]
     summary = summarise(keep, drop)
@@ -56,6 +64,11 @@ def split(scores: Path, kept: Path, rejected: Path, counts: Path, judges: Mappin
     manifest.write(kept, keep, manifest.SCORE)
     manifest.write(rejected, drop, manifest.REJECTED)
     cache.write_json(counts, summary)
+
+
+def _left_out(row: Mapping[str, Any], left_out: Mapping[str, str], mixture: Mixture) -> list[dict[str, str]]:
+    reason = left_out.get(row["utt_id"])
+    return [{"rule": "mixture", "value": json.dumps(row[mixture.by]), "reason": reason}] if reason else []
 
 
 def summarise(keep: list[dict[str, Any]], drop: list[dict[str, Any]]) -> dict[str, Any]:
