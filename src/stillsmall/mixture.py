@@ -26,7 +26,7 @@ def draw(rows: Sequence[Mapping[str, Any]], config: Mixture) -> dict[str, str]:
     for row in rows:
         groups.setdefault(str(row[config.by]), []).append(str(row["utt_id"]))
     wanted = sizes({name: len(ids) for name, ids in groups.items()}, config)
-    left_out = {}
+    left_out: dict[str, str] = {}
     for name, ids in groups.items():
         number = wanted.get(name, 0)
         reason = f"beyond the mixture's {number} labels of {config.by} '{name}'"

@@ -128,7 +128,7 @@ def training(distilled: Json | None, log: dict[str, list[float | None]]) -> Sect
     """Steps, examples, what was skipped; the curves."""
     sentences = []
     if distilled:
-        labels, windows = distilled.get("labels", distilled["examples"]), distilled["examples"]
+        labels, windows = distilled["labels"], distilled["examples"]
         packed = f" in {figures.plural(windows, 'window')}" if windows < labels else ""
         seen = f"{figures.plural(labels, 'label')}{packed} ({figures.number(distilled['epochs'])} epochs)"
         size = f"a student of {figures.millions(distilled['parameters'])} parameters"
