@@ -76,4 +76,4 @@ def score_row(**values: Any) -> dict[str, Any]:
         "validator_repeats": False, "mean_logprob": -0.1, "confidence": 0.9, "mean_entropy": 0.2,
         "compression_ratio": 0.8, "no_speech_prob": 0.01, "words": 3, "words_per_s": 1.5, "chars_per_s": 5.0,
     }  # fmt: skip
-    return {**row, **values}
+    return {**dict.fromkeys(manifest.SCORE.names), **row, **values}

@@ -1,58 +1,150 @@
 """Each filter on one row, by its reason; then the table as a whole."""
 
+import json
+
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from small import params, score_row
+from small import ROOT, params, score_row
 from stillsmall import config, filtering, manifest
 from stillsmall.plugins import UnknownName
 
 
-def rules(*names, **sections):
-    everything = params().filters | sections
-    return filtering.rules(config.Filter(keep_if=list(names), mixture=None), everything)
+def rules(*entries, **sections):
+    loaded = params()
+    return filtering.rules(loaded.filter.model_copy(update={"keep_if": list(entries)}), loaded.filters | sections)
 
 
-@pytest.mark.parametrize(
-    ("rule", "row", "reason"),
-    [
-        ("not_empty", {"words": 0}, "the label has no word"),
-        ("repetition", {"teacher_repeats": True}, "the teacher loops: an n-gram repeats"),
-        ("agreement", {"agreement_mer": 0.41}, "MER against the validator is above 0.4"),
-        ("agreement", {"agreement_mer": None}, "the validator heard nothing where the teacher heard words"),
-        ("confidence", {"mean_logprob": -1.2}, "mean log-probability per token is below -1.0"),
-        ("compression", {"compression_ratio": 2.5}, "compression ratio is above 2.4"),
-        ("reference_wer", {"ref_wer": 0.81}, "WER against the transcript is above 0.8"),
-        ("reference_wer", {"ref_wer": None}, "words were heard where the transcript is empty"),
-    ],
-)
-def test_a_rejection_says_why(rule, row, reason):
-    (verdict,) = filtering.judge(score_row(**row), rules(rule))
-    assert verdict["rule"] == rule and verdict["reason"] == reason
+def section(name, **changes):
+    return {name: params().filters[name] | changes}
+
+
+def table(rows):
+    return pa.Table.from_pylist(rows, schema=manifest.SCORE)
+
+
+def kept(rows, made):
+    found = table(rows)
+    made.fit(found)
+    keeps = made.keeps(found)
+    assert keeps.tolist() == [not made.against(row) for row in rows]  # a table and its rows are judged alike
+    return [row["utt_id"] for row, keep in zip(rows, keeps, strict=True) if keep]
+
+
+FOREIGN = {"language_mismatch": True, "heard_language": "de", "heard_language_prob": 0.95, "text_language": "en"}
+REASONS = [
+    ("not_empty", {"words": 0}, "the label has no word", 0),
+    ("repetition", {"teacher_repeats": True}, "the teacher loops: an n-gram repeats", True),
+    ("agreement", {"agreement_mer": 0.41}, "MER against the validator is above 0.4", 0.41),
+    ("confidence", {"mean_logprob": -1.2}, "mean log-probability per token is below -1.0", -1.2),
+    ("entropy", {"mean_entropy": 2.5}, "mean entropy per token is above 2.0", 2.5),
+    ("compression", {"compression_ratio": 2.5}, "compression ratio is above 2.4", 2.5),
+    ("duration", {"duration_s": 0.2}, "shorter than 0.3 s", 0.2),
+    ("duration", {"duration_s": 30.1}, "longer than 30.0 s", 30.1),
+    ("rate", {"words_per_s": 9.0}, "words per second above 8.0", 9.0),
+    ("rate", {"words_per_s": 0.05}, "words per second below 0.1", 0.05),
+    ("rate", {"chars_per_s": 50.0}, "characters per second above 40.0", 50.0),
+    ("rate", {"chars_per_s": 0.2}, "characters per second below 0.5", 0.2),
+    ("speech_share", {"speech_share": 0.1}, "share of speech in the audio is below 0.2", 0.1),
+    ("language", FOREIGN, "another language, with a probability of at least 0.8", "de 0.950"),
+    ("no_speech", {"no_speech_prob": 0.7}, "probability of no speech is above 0.6", 0.7),
+    ("likelihood", {"lm_logprob": -9.0}, "log-probability by the language model is below -8.0", -9.0),
+    ("reference_wer", {"ref_wer": 0.81}, "WER against the transcript is above 0.8", 0.81),
+    ("reference_wer", {"ref_wer": None}, "words were heard where the transcript is empty", None),
+]
+
+
+@pytest.mark.parametrize(("rule", "row", "reason", "value"), REASONS)
+def test_a_rejection_says_why(rule, row, reason, value):
+    row = score_row(**row)
+    (found,) = filtering.judge(row, rules(rule))
+    assert found == {"rule": rule, "value": json.dumps(value), "reason": reason}
+    assert kept([row, score_row(utt_id="good")], rules(rule)) == ["good"]
+
+
+@pytest.mark.parametrize("measure", ["mer", "per", "composite"])
+def test_agreement_is_measured_as_the_parameters_say(measure):
+    made = rules("agreement", **section("agreement", measure=measure, max_distance=0.3))
+    row = score_row(agreement_mer=0.0, agreement_per=0.0, agreement_composite=0.0)
+    assert filtering.judge(row, made) == []
+    (found,) = filtering.judge(row | {f"agreement_{measure}": 0.5}, made)
+    assert found["reason"].endswith("against the validator is above 0.3") and found["value"] == "0.5"
+
+
+@pytest.mark.parametrize("without_value", ["keep", "drop"])
+def test_words_where_the_validator_heard_nothing_are_no_agreement(without_value):
+    made = rules("agreement", **section("agreement", without_value=without_value))
+    row = score_row(agreement_mer=None, agreement_mer_errors=2, agreement_units=0)
+    assert filtering.judge(row, made)[0]["reason"] == "the validator heard nothing where the teacher heard words"
+    assert kept([row], made) == []
+
+
+ABSENT = [
+    ("not_empty", {"words": None}, "the words of the label were not counted"),
+    ("repetition", {"teacher_repeats": None}, "nobody looked for loops"),
+    ("agreement", {"agreement_mer": None, "agreement_mer_errors": None}, "there is no MER against the validator"),
+    ("confidence", {"mean_logprob": None}, "the teacher gave no log-probabilities"),
+    ("confidence", {"mean_logprob": float("nan")}, "the teacher gave no log-probabilities"),
+    ("entropy", {"mean_entropy": None}, "the teacher gave no entropies"),
+    ("compression", {"compression_ratio": None}, "the label has no compression ratio"),
+    ("rate", {"words_per_s": None}, "words per second are not known"),
+    ("rate", {"chars_per_s": None}, "characters per second are not known"),
+    ("speech_share", {"speech_share": None}, "nobody looked for speech in the audio"),
+    ("language", {"language_mismatch": None}, "no language was identified"),
+    ("language", {"language_mismatch": True}, "another language, with no probability"),
+    ("no_speech", {"no_speech_prob": None}, "the teacher gave no probability of no speech"),
+    ("likelihood", {"lm_logprob": None}, "no language model has read the label"),
+    ("keep_best", {"mean_logprob": None}, "there is no mean_logprob to rank by"),
+    ("reference_wer", {"reference": None, "ref_wer": None}, "there is no transcript to compare with"),
+]
+
+
+@pytest.mark.parametrize(("rule", "row", "reason"), ABSENT)
+def test_a_label_without_the_value_is_kept_or_dropped_as_the_parameters_say(rule, row, reason):
+    key = "without_reference" if rule == "reference_wer" else "without_value"
+    row = score_row(**row)
+    assert kept([row], rules(rule, **section(rule, **{key: "keep"}))) == ["u"]
+    drop = rules(rule, **section(rule, **{key: "drop"}))
+    assert kept([row], drop) == []
+    assert [(found["rule"], found["value"], found["reason"]) for found in drop.against(row)] == [(rule, "null", reason)]
+
+
+def test_every_filter_bears_a_row_of_nulls():
+    nothing = {field.name: None for field in manifest.SCORE if field.nullable}
+    for name in filtering.TABLE:
+        kept([score_row(**nothing)], rules(name))
 
 
 def test_a_good_label_passes_every_rule():
-    assert filtering.judge(score_row(), rules(*(name for name in filtering.TABLE if name != "random"))) == []
+    names = [name for name in filtering.TABLE if name not in ("random", "keep_best")]
+    assert filtering.judge(score_row(), rules(*names)) == []
 
 
 def test_thresholds_are_inclusive_unless_strict():
-    at = score_row(agreement_mer=0.4, ref_wer=0.8)
-    assert filtering.judge(at, rules("agreement", "reference_wer")) == []
-    strict = {"max_wer": 0.8, "strict": True, "without_reference": "keep"}
-    (verdict,) = filtering.judge(at, rules("reference_wer", reference_wer=strict))
-    assert verdict["reason"] == "WER against the transcript is not below 0.8"
+    at = score_row(agreement_mer=0.4, ref_wer=0.8, compression_ratio=2.4, mean_logprob=-1.0)
+    assert kept([at], rules("agreement", "reference_wer", "compression", "confidence")) == ["u"]
+    strict = rules("reference_wer", **section("reference_wer", strict=True))
+    assert kept([at], strict) == []
+    assert strict.against(at)[0]["reason"] == "WER against the transcript is not below 0.8"
 
 
-def test_labels_without_transcript_are_kept_or_dropped_as_the_parameters_say():
-    row = score_row(reference=None, ref_wer=None)
-    drop = {"max_wer": 0.8, "strict": False, "without_reference": "drop"}
-    assert filtering.judge(row, rules("reference_wer")) == []
-    assert filtering.judge(row, rules("reference_wer", reference_wer=drop))[0]["reason"].startswith("there is no")
+def test_another_language_counts_only_if_somebody_was_sure():
+    unsure = score_row(**FOREIGN | {"heard_language_prob": 0.79})
+    by_text = {"text_language": "nl", "text_language_prob": 0.9}
+    assert kept([unsure], rules("language")) == ["u"]
+    assert kept([unsure | by_text], rules("language")) == []
+    assert kept([score_row(**FOREIGN | {"language_mismatch": False})], rules("language")) == ["u"]
+
+
+def outputs(folder):
+    return [folder / name for name in ("kept.parquet", "rejected.parquet", "filter.json")]
 
 
 def test_every_reason_of_a_label_is_kept(tmp_path):
     rows = [score_row(utt_id="good"), score_row(utt_id="bad", agreement_mer=3.0, mean_logprob=-4.0, words=0)]
     manifest.write(tmp_path / "scores.parquet", rows, manifest.SCORE)
-    out = [tmp_path / name for name in ("kept.parquet", "rejected.parquet", "filter.json")]
+    out = outputs(tmp_path)
     filtering.split(tmp_path / "scores.parquet", *out, rules("not_empty", "agreement", "confidence"))
     assert [row["utt_id"] for row in manifest.rows(out[0], manifest.SCORE)] == ["good"]
     (bad,) = manifest.rows(out[1], manifest.REJECTED)
@@ -61,29 +153,28 @@ def test_every_reason_of_a_label_is_kept(tmp_path):
         "agreement": "3.0",
         "confidence": "-4.0",
     }
+    assert json.loads(out[2].read_text())["reasons"]["agreement"] == {"labels": 1, "hours": 0.000556, "label_wer": 0.0}
+
+
+def test_without_any_rule_everything_is_kept(tmp_path):
+    manifest.write(tmp_path / "scores.parquet", [score_row()], manifest.SCORE)
+    out = outputs(tmp_path)
+    filtering.split(tmp_path / "scores.parquet", *out, rules())
+    assert manifest.rows(out[1], manifest.REJECTED) == []
+    assert json.loads(out[2].read_text())["kept"]["labels"] == 1
 
 
 def test_a_rule_that_empties_the_set_is_named(tmp_path):
     manifest.write(tmp_path / "scores.parquet", [score_row(words=0)] * 3, manifest.SCORE)
     with pytest.raises(config.ConfigError, match=r"no label is left.*not_empty \(3 of 3\)"):
-        filtering.split(tmp_path / "scores.parquet", *[tmp_path / n for n in "abc"], rules("not_empty", "agreement"))
+        filtering.split(tmp_path / "scores.parquet", *outputs(tmp_path), rules("not_empty", "agreement"))
 
 
-def test_an_unknown_rule_names_the_nearest():
-    with pytest.raises(UnknownName, match=r"filter\.keep_if\[0\]: unknown 'agrement'; did you mean 'agreement'\?"):
-        rules("agrement")
-
-
-def test_a_section_of_no_filter_names_the_nearest_even_unused():
-    with pytest.raises(UnknownName, match=r"filters\.agrement: unknown 'agrement'; did you mean 'agreement'\?"):
-        rules("not_empty", agrement={"max_mer": 0.3})
-
-
-def test_a_misspelt_threshold_names_the_nearest():
-    with pytest.raises(
-        config.ConfigError, match=r"filters\.agreement\.max_mr: unknown 'max_mr'; did you mean 'max_mer'"
-    ):
-        rules("agreement", agreement={"max_mr": 0.3})
+def test_a_table_of_an_older_version_is_named_with_what_it_lacks(tmp_path):
+    old = table([score_row()]).drop_columns(["speech_share", "lm_logprob"])
+    manifest.write(tmp_path / "scores.parquet", old, old.schema)
+    with pytest.raises(manifest.TableError, match=r"scores\.parquet: missing column\(s\) lm_logprob, speech_share"):
+        filtering.split(tmp_path / "scores.parquet", *outputs(tmp_path), rules("not_empty"))
 
 
 def test_label_wer_sums_counts_and_hours_add_up():
@@ -92,16 +183,171 @@ def test_label_wer_sums_counts_and_hours_add_up():
         score_row(ref_wer_errors=0, ref_words=9),
         score_row(reference=None),
     ]
-    assert filtering.amount(rows) == {"labels": 3, "hours": pytest.approx(6 / 3600, abs=1e-6), "label_wer": 0.1}
+    assert filtering.amount(table(rows)) == {"labels": 3, "hours": pytest.approx(6 / 3600, abs=1e-6), "label_wer": 0.1}
 
 
-def test_a_random_subset_has_the_asked_size_whatever_the_order(tmp_path):
-    def drawn(rows, seed=1):
-        manifest.write(tmp_path / "scores.parquet", rows, manifest.SCORE)
-        out = [tmp_path / name for name in ("kept.parquet", "rejected.parquet", "filter.json")]
-        filtering.split(tmp_path / "scores.parquet", *out, rules("random", random={"labels": 7, "seed": seed}))
-        return {row["utt_id"] for row in manifest.rows(out[0], manifest.SCORE)}
+# rankings
 
+
+def many(count, **columns):
+    return [
+        score_row(utt_id=f"u{n:03d}", **{name: values[n] for name, values in columns.items()}) for n in range(count)
+    ]
+
+
+def best(**changes):
+    return rules("keep_best", **section("keep_best", **changes))
+
+
+@pytest.mark.parametrize(
+    ("share", "count"), [(0.0, 0), (0.05, 1), (0.14, 1), (0.15, 2), (0.5, 5), (0.7, 7), (0.94, 9), (1.0, 10)]
+)
+def test_the_best_share_is_an_exact_number_of_labels(share, count):
+    rows = many(10, mean_logprob=[-0.1 * n for n in range(10)])
+    assert kept(rows, best(share=share)) == [f"u{n:03d}" for n in range(count)]
+    last = [f"u{n:03d}" for n in range(10 - count, 10)]
+    assert kept(rows, best(share=share, direction="ascending")) == last
+
+
+def test_ties_go_by_the_id_and_the_order_of_the_table_does_not_matter():
+    rows = many(6, mean_logprob=[-1.0, -0.5, -0.5, -0.5, -0.5, -0.1])
+    assert kept(rows, best(share=0.5)) == ["u001", "u002", "u005"]
+    assert sorted(kept(rows[::-1], best(share=0.5))) == ["u001", "u002", "u005"]
+
+
+def test_a_share_of_every_domain():
+    rows = many(8, domain=["a"] * 4 + ["b"] * 4, mean_logprob=[-0.1, -0.2, -0.3, -0.4, -1.1, -1.2, -1.3, -1.4])
+    assert kept(rows, best(share=0.5)) == ["u000", "u001", "u002", "u003"]
+    assert kept(rows, best(share=0.5, per_domain=True)) == ["u000", "u001", "u004", "u005"]
+    made = best(share=0.25, per_domain=True)
+    kept(rows, made)
+    assert made.against(rows[7])[0]["reason"] == "not among the best 0.25 of its domain by mean_logprob"
+
+
+def test_labels_without_the_score_are_no_part_of_the_share():
+    rows = many(6, mean_logprob=[None, None, -0.1, -0.2, -0.3, -0.4])
+    assert kept(rows, best(share=0.5)) == ["u002", "u003"]
+    assert kept(rows, best(share=0.5, without_value="keep")) == ["u000", "u001", "u002", "u003"]
+
+
+def test_truths_and_counts_can_be_ranked_by_too():
+    rows = many(4, teacher_repeats=[True, False, True, False], words=[1, 2, 3, 4])
+    assert kept(rows, best(column="teacher_repeats", share=0.5, direction="ascending")) == ["u001", "u003"]
+    assert kept(rows, best(column="words", share=0.25)) == ["u003"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "mean_logprb",
+            r"filters\.keep_best\.column: got 'mean_logprb'; no score to rank by; did you mean 'mean_logprob'\?",
+        ),
+        ("teacher_text", r"filters\.keep_best\.column: got 'teacher_text'; no score to rank by"),
+    ],
+)
+def test_a_column_that_cannot_rank_names_the_nearest(name, said):
+    with pytest.raises(config.ConfigError, match=said):
+        best(column=name)
+
+
+def test_a_random_subset_has_the_asked_size_whatever_the_order():
     rows = [score_row(utt_id=f"u{i}") for i in range(30)]
+
+    def drawn(rows, seed=1):
+        return set(kept(rows, rules("random", random={"labels": 7, "seed": seed})))
+
     assert len(drawn(rows)) == 7
     assert drawn(rows) == drawn(rows[::-1]) != drawn(rows, seed=2)
+
+
+def test_a_random_subset_takes_its_size_from_other_rules():
+    rows = many(40, agreement_mer=[n / 40 for n in range(40)])
+    match = ["not_empty", {"any": ["agreement", "keep_best"]}]
+    size = len(kept(rows, rules(*match)))
+    assert 0 < size < 40
+    made = rules("random", random={"labels": {"match": match}, "seed": 3})
+    assert len(kept(rows, made)) == size
+    assert kept(rows, made) != kept(rows, rules(*match))
+    assert (
+        next(made.against(row) for row in rows if made.against(row))[0]["reason"] == f"not drawn among {size} at random"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (0, r"filters\.random\.labels: got 0; expected a number of labels above 0, or \{match: \[rules\]\}"),
+        (True, r"filters\.random\.labels: got True; expected a number"),
+        ({"match": []}, r"filters\.random\.labels: got \{'match': \[\]\}; expected a number"),
+        ({"mach": ["agreement"]}, r"filters\.random\.labels: got .*; unknown 'mach'; did you mean 'match'\?"),
+        ({"match": ["random"]}, r"filters\.random\.labels\.match: goes in a circle: random -> random"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(labels, said):
+    with pytest.raises(config.ConfigError, match=said):
+        rules("random", random={"labels": labels, "seed": 1})
+
+
+def test_a_misspelt_rule_to_match_names_the_nearest():
+    with pytest.raises(
+        UnknownName, match=r"filters\.random\.labels\.match\[1\]: unknown 'agrement'; did you mean 'agree"
+    ):
+        rules("not_empty", random={"labels": {"match": ["not_empty", "agrement"]}, "seed": 1})
+
+
+# names and sections
+
+
+def test_an_unknown_rule_names_the_nearest():
+    with pytest.raises(UnknownName, match=r"filter\.keep_if\[0\]: unknown 'agrement'; did you mean 'agreement'\?"):
+        rules("agrement")
+
+
+def test_a_section_of_no_filter_names_the_nearest_even_unused():
+    with pytest.raises(UnknownName, match=r"filters\.agrement: unknown 'agrement'; did you mean 'agreement'\?.*a kind"):
+        rules("not_empty", agrement={"max_distance": 0.3})
+
+
+def test_a_misspelt_threshold_names_the_nearest():
+    with pytest.raises(
+        config.ConfigError,
+        match=r"filters\.agreement\.max_distence: unknown 'max_distence'; did you mean 'max_distance'",
+    ):
+        rules("agreement", agreement={"max_distence": 0.3})
+
+
+def test_a_filter_may_have_several_sections():
+    strict = section("agreement", max_distance=0.1)["agreement"] | {"kind": "agreement"}
+    made = rules("agreement", "strict", strict=strict)
+    found = made.against(score_row(agreement_mer=0.5))
+    assert [(f["rule"], f["reason"][-3:]) for f in found] == [("agreement", "0.4"), ("strict", "0.1")]
+    assert [f["rule"] for f in made.against(score_row(agreement_mer=0.2))] == ["strict"]
+
+
+def test_a_section_has_to_be_of_a_filter_that_there_is():
+    with pytest.raises(UnknownName, match=r"filters\.strict\.kind: unknown 'agrement'; did you mean 'agreement'\?"):
+        rules("strict", strict={"kind": "agrement"})
+    with pytest.raises(config.ConfigError, match=r"filters\.confidence\.kind: got 'agreement'; a section named after"):
+        rules("confidence", confidence={"kind": "agreement"})
+    with pytest.raises(config.ConfigError, match=r"filters\.strict\.measure: missing"):
+        rules("strict", strict={"kind": "agreement", "max_distance": 0.1, "without_value": "drop"})
+
+
+def test_every_filter_is_documented_with_its_parameters():
+    text = (ROOT / "docs" / "filters.md").read_text(encoding="utf-8")
+    for name, parameters in params().filters.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert all(f"`{key}`" in row for key in parameters if key not in ("without_value", "without_reference")), name
+
+
+def test_a_filter_without_columns_of_its_own_speed_is_judged_row_by_row():
+    from stillsmall.filters.base import Filter, Verdict
+
+    class Odd(Filter):
+        columns = ("words",)
+
+        def judge(self, row):
+            return Verdict(row["words"] % 2 == 1, row["words"], "even")
+
+    assert np.array_equal(Odd().keeps(table(many(4, words=[1, 2, 3, 4]))), [True, False, True, False])

@@ -3,21 +3,24 @@
 from collections import Counter
 from fractions import Fraction
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from small import score_row
+from small import params, score_row
 from stillsmall import filtering, manifest
 from stillsmall.config import ConfigError, Mixture
 from stillsmall.mixture import apportion, draw, sizes
 
-ROWS = [
-    {"utt_id": f"{domain}/{n}", "domain": domain}
-    for domain, many in {"us": 60, "gb": 30, "scot": 10}.items()
-    for n in range(many)
-]
+TABLE = pa.Table.from_pylist(
+    [
+        {"utt_id": f"{domain}/{n}", "domain": domain}
+        for domain, many in {"us": 60, "gb": 30, "scot": 10}.items()
+        for n in range(many)
+    ]
+)
 
 
 def mixture(**values) -> Mixture:
@@ -25,9 +28,9 @@ def mixture(**values) -> Mixture:
     return Mixture(**{**base, **values})
 
 
-def kept(config: Mixture, rows=ROWS) -> Counter[str]:
-    left_out = draw(rows, config)
-    return Counter(row["domain"] for row in rows if row["utt_id"] not in left_out)
+def kept(config: Mixture) -> Counter[str]:
+    left_out = draw(TABLE, config)
+    return Counter(row["domain"] for row in TABLE.to_pylist() if row["utt_id"] not in left_out)
 
 
 def test_counts_are_kept_exactly_and_groups_that_are_not_named_are_left_out():
@@ -46,13 +49,13 @@ def test_without_a_total_the_scarcest_group_says_how_many():
 
 def test_what_is_short_is_said_or_taken_as_it_is():
     with pytest.raises(ConfigError, match=r"'gb' has 30 of 40, 'scot' has 10 of 40"):
-        draw(ROWS, mixture(shares="equal", total=120))
+        draw(TABLE, mixture(shares="equal", total=120))
     assert kept(mixture(shares="equal", total=120, shortage="less")) == {"us": 40, "gb": 30, "scot": 10}
 
 
 def test_a_misspelt_group_is_named_with_the_nearest():
     with pytest.raises(ConfigError, match=r"filter\.mixture\.counts: no kept label is of 'scott'; did you mean 'scot'"):
-        draw(ROWS, mixture(counts={"scott": 1}))
+        draw(TABLE, mixture(counts={"scott": 1}))
 
 
 @pytest.mark.parametrize(
@@ -64,10 +67,10 @@ def test_what_contradicts_itself_is_refused(values):
 
 
 def test_the_draw_depends_on_ids_and_seed_alone_and_a_smaller_one_is_part_of_a_larger():
-    small, large = (set(draw(ROWS, mixture(counts={"us": n}))) for n in (10, 20))
+    small, large = (set(draw(TABLE, mixture(counts={"us": n}))) for n in (10, 20))
     assert large < small
-    assert set(draw(ROWS[::-1], mixture(counts={"us": 10}))) == small
-    assert set(draw(ROWS, mixture(counts={"us": 10}, seed=2))) != small
+    assert set(draw(TABLE.take(list(range(len(TABLE)))[::-1]), mixture(counts={"us": 10}))) == small
+    assert set(draw(TABLE, mixture(counts={"us": 10}, seed=2))) != small
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 1000), min_size=1, max_size=12))
@@ -87,7 +90,8 @@ def test_what_the_mixture_leaves_out_is_rejected_with_the_reason(tmp_path):
     rows = [score_row(utt_id=f"u{n}", domain="us" if n < 6 else "gb") for n in range(8)]
     manifest.write(tmp_path / "scores.parquet", rows, manifest.SCORE)
     paths = [tmp_path / name for name in ("scores.parquet", "kept.parquet", "rejected.parquet", "counts.json")]
-    filtering.split(*paths, {}, mixture(shares="equal"))
+    everything = filtering.rules(params().filter.model_copy(update={"keep_if": []}), params().filters)
+    filtering.split(*paths, everything, mixture(shares="equal"))
     assert Counter(row["domain"] for row in manifest.rows(paths[1], manifest.SCORE)) == {"us": 2, "gb": 2}
     verdicts = [row["verdicts"] for row in manifest.rows(paths[2], manifest.REJECTED)]
     assert (

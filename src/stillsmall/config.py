@@ -98,9 +98,22 @@ class Mixture(Section):
         return self
 
 
+class Judgement(Section):
+    """How the filters are judged where transcripts exist."""
+
+    wer_above: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    resamples: Positive
+    seed: int
+    curve_points: Annotated[int, Field(ge=2)]
+    domain_points: Annotated[int, Field(ge=2)]
+
+
 class Filter(Section):
-    keep_if: list[str]
+    """`keep_if` names sections of `filters`, or combines them; filtering.rules reads its entries."""
+
+    keep_if: list[Any]
     mixture: Mixture | None
+    judgement: Judgement
 
 
 class Student(Section):

@@ -6,10 +6,12 @@ The Arabic students (2406.04512) learn from a mixture of corpora, each with its 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+
+import pyarrow as pa
 
 from stillsmall.config import ConfigError, Mixture
 from stillsmall.plugins import nearest
@@ -17,20 +19,23 @@ from stillsmall.plugins import nearest
 PATH = "filter.mixture"
 
 
-def draw(rows: Sequence[Mapping[str, Any]], config: Mixture) -> dict[str, str]:
-    """What the mixture leaves out of `rows`: utt_id to the reason. The draw is by each label's own id and the seed.
+def draw(table: pa.Table, config: Mixture) -> dict[str, dict[str, str]]:
+    """What the mixture leaves out of a score table: utt_id to what is said of it (rule, value in JSON, reason).
+
+    The draw is by each label's own id and the seed, so the table's order and other labels do not matter to it.
 
     Raises ConfigError for a group that no row has, and, unless `shortage` is "less", for one that has too few.
     """
     groups: dict[str, list[str]] = {}
-    for row in rows:
-        groups.setdefault(str(row[config.by]), []).append(str(row["utt_id"]))
+    for name, utt_id in zip(table[config.by].to_pylist(), table["utt_id"].to_pylist(), strict=True):
+        groups.setdefault(name, []).append(utt_id)
     wanted = sizes({name: len(ids) for name, ids in groups.items()}, config)
-    left_out: dict[str, str] = {}
+    left_out: dict[str, dict[str, str]] = {}
     for name, ids in groups.items():
         number = wanted.get(name, 0)
         reason = f"beyond the mixture's {number} labels of {config.by} '{name}'"
-        left_out |= dict.fromkeys(sorted(ids, key=lambda utt_id: _draw(config.seed, utt_id))[number:], reason)
+        said = {"rule": "mixture", "value": json.dumps(name), "reason": reason}
+        left_out |= dict.fromkeys(sorted(ids, key=lambda utt_id: _draw(config.seed, utt_id))[number:], said)
     return left_out
 
 

@@ -102,13 +102,11 @@ def check(tree: dict[str, Any], changed: Iterable[str] | None = None) -> None:
 
     (An objective's own section lives beside its code, so looking at it imports torch.)
     """
-    from stillsmall import filters, objectives, sources
+    from stillsmall import filtering, objectives, sources
 
     params = parse(Params, tree, "")
     sources.load(params.prepare.sources)
-    for number, name in enumerate(params.filter.keep_if):
-        resolve(filters.TABLE, name, f"filter.keep_if[{number}]")
-    check_plugins(tree, "filters", filters.TABLE)
+    filtering.rules(params.filter, params.filters)
     if params.distill.objective not in objectives.TABLE:
         raise ConfigError(
             f"distill.objective: unknown '{params.distill.objective}'; "
@@ -119,7 +117,7 @@ def check(tree: dict[str, Any], changed: Iterable[str] | None = None) -> None:
 
 
 def check_plugins(tree: dict[str, Any], kind: str, table: Mapping[str, str]) -> None:
-    """Each section under `filters` or `objectives` against the `Config` of the plugin that it is for."""
+    """Each section under `objectives` against the `Config` of the plugin that it is for."""
     for name in tree[kind]:
         plugin = resolve(table, name, kind)
         plugin_section(tree[kind], kind, name, plugin.Config)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from stillsmall.config import Section
-from stillsmall.filters.base import Verdict
+from stillsmall.filters.base import KeepOrDrop, Limit, Limited
 
 
-class Compression:
+class Compression(Limited):
     class Config(Section):
         max_ratio: Annotated[float, Field(gt=0)]  # 2.4 in Whisper
+        without_value: KeepOrDrop
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def judge(self, row: Mapping[str, Any]) -> Verdict:
-        value = row["compression_ratio"]
-        if value is None:
-            return Verdict(False, None, "the label has no compression ratio")
-        return Verdict(value <= self.config.max_ratio, value, f"compression ratio is above {self.config.max_ratio}")
+        reason = f"compression ratio is above {config.max_ratio}"
+        absent = "the label has no compression ratio"
+        self.limits = (Limit("compression_ratio", reason, absent, config.without_value, most=config.max_ratio),)

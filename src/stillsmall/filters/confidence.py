@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from stillsmall.config import Section
-from stillsmall.filters.base import Verdict
+from stillsmall.filters.base import KeepOrDrop, Limit, Limited
 
 
-class Confidence:
+class Confidence(Limited):
     class Config(Section):
         min_mean_logprob: Annotated[float, Field(le=0)]  # nats per token
+        without_value: KeepOrDrop
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def judge(self, row: Mapping[str, Any]) -> Verdict:
-        value = row["mean_logprob"]
-        if value is None:
-            return Verdict(False, None, "the teacher gave no log-probabilities")
-        limit = self.config.min_mean_logprob
-        return Verdict(value >= limit, value, f"mean log-probability per token is below {limit}")
+        reason = f"mean log-probability per token is below {config.min_mean_logprob}"
+        absent = "the teacher gave no log-probabilities"
+        self.limits = (Limit("mean_logprob", reason, absent, config.without_value, least=config.min_mean_logprob),)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from stillsmall.config import Section
-from stillsmall.filters.base import Verdict
+from stillsmall.filters.base import KeepOrDrop, Limit, Limited
 
 
-class NotEmpty:
+class NotEmpty(Limited):
     class Config(Section):
-        pass
+        without_value: KeepOrDrop
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def judge(self, row: Mapping[str, Any]) -> Verdict:
-        return Verdict(row["words"] > 0, row["words"], "the label has no word")
+        absent = "the words of the label were not counted"
+        self.limits = (Limit("words", "the label has no word", absent, config.without_value, least=1),)

@@ -5,19 +5,15 @@ n and the count are `score.repetition_ngram` and `score.repetition_max`: the fla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from stillsmall.config import Section
-from stillsmall.filters.base import Verdict
+from stillsmall.filters.base import KeepOrDrop, Limit, Limited
 
 
-class Repetition:
+class Repetition(Limited):
     class Config(Section):
-        pass
+        without_value: KeepOrDrop
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def judge(self, row: Mapping[str, Any]) -> Verdict:
-        return Verdict(not row["teacher_repeats"], row["teacher_repeats"], "the teacher loops: an n-gram repeats")
+        reason, absent = "the teacher loops: an n-gram repeats", "nobody looked for loops"
+        self.limits = (Limit("teacher_repeats", reason, absent, config.without_value, most=0),)
