@@ -19,7 +19,7 @@ from report_inputs import SCRIPT, Made, Page, evaluation, score_row, tone, verdi
 from stillsmall import audio, config, report
 from stillsmall.reporting import clips, curves, examples, figures, intake, results, words
 
-SECTIONS = ["headline", "results", "speed", "data", "labels", "training", "measures", "rejected", "tested"]
+SECTIONS = ["headline", "results", "speed", "data", "labels", "judgement", "training", "measures", "rejected", "tested"]
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from stillsmall import cache, manifest
 from stillsmall.config import Params
-from stillsmall.reporting import curves, examples, intake, page, results
+from stillsmall.reporting import curves, examples, intake, judgement, page, results
 from stillsmall.reporting.clips import Room
 from stillsmall.reporting.examples import Example
+from stillsmall.reporting.parts import Section
 
 MEASURED = ["duration_s", "agreement_mer", "reference", "ref_wer_errors", "ref_words"]  # of the scores: all it needs
 
@@ -55,6 +56,7 @@ def build(params: Params, inputs: Inputs) -> str:
             results.speed(speed),
             intake.data(prepared),
             intake.labels(filtered, scores),
+            _judged(inputs.metrics),
             intake.training(distilled, curves.read(inputs.metrics / "training.csv")),
             results.measures(evaluation),
         ],
@@ -70,6 +72,12 @@ def build(params: Params, inputs: Inputs) -> str:
 def write(params: Params, inputs: Inputs, out: Path) -> None:
     """Builds the page and writes it, whole or not at all."""
     cache.write_bytes(out, build(params, inputs).encode())
+
+
+def _judged(metrics: Path) -> Section:
+    """How well scores and rules find wrong labels, where the filter stage could tell."""
+    tables = [judgement.read(metrics / f"filter_{name}.csv") for name in ("curves", "domains")]
+    return judgement.section(_json(metrics / "filter_judgement.json"), *tables)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,23 @@ def summary(steps: list[float], series: dict[str, list[float | None]]) -> str:
 
 
 def draw(title: str, steps: list[float], series: dict[str, list[float | None]]) -> str:
-    """An <svg> element; the bytes follow the data."""
+    """An <svg> element of lines over steps; the bytes follow the data."""
+
+    def paint(axes: Any) -> None:
+        for number, (name, values) in enumerate(series.items()):
+            points = [float("nan") if value is None else value for value in values]
+            mark = "o" if len(points) == 1 else ""
+            axes.plot(steps, points, label=name, color=SERIES[number], linestyle=DASHES[number], marker=mark, lw=1.8)
+        axes.set_xlabel("step")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if len(series) > 1:
+            axes.legend(frameon=False, handlelength=3)
+
+    return canvas(title, paint)
+
+
+def canvas(title: str, paint: Callable[[Any], None]) -> str:
+    """An <svg> element on whose axes `paint` has drawn, in the page's own colours."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -73,15 +90,8 @@ def draw(title: str, steps: list[float], series: dict[str, list[float | None]]) 
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for number, (name, values) in enumerate(series.items()):
-            points = [float("nan") if value is None else value for value in values]
-            mark = "o" if len(points) == 1 else ""
-            axes.plot(steps, points, label=name, color=SERIES[number], linestyle=DASHES[number], marker=mark, lw=1.8)
-        axes.set_xlabel("step")
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        paint(axes)
         axes.grid(True, axis="y", linewidth=0.8)
-        if len(series) > 1:
-            axes.legend(frameon=False, handlelength=3)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return embed(out.getvalue(), title)

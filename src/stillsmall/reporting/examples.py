@@ -108,6 +108,9 @@ def _rejected(row: Row, sound: str | None) -> Example:
     if row["reference"] is not None:
         heard = [("Teacher", teacher)] + ([("Validator", validator)] if validator is not None else [])
         lines = words.lines(("Reference", row["reference"]), heard, row["language"])
+        if validator is not None:  # the difference that the agreement counted
+            _, apart = words.lines(("", validator), [("Teacher, against the validator", teacher)], row["language"])
+            lines.append(apart)
     elif validator is not None:
         lines = words.lines(("Validator", validator), [("Teacher", teacher)], row["language"])
     else:
