@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
-    {"plugins", "cache", "progress", "stage"},
+    {"plugins", "cache", "progress", "stage", "processes"},
     {"config", "manifest", "audio", "text", "stats"},
-    {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
-    {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting"},
-    {"data", "labelling", "scoring", "filtering", "judgement", "preparation"},
-    {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes"},
+    {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
+    {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
+    {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
+    {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring"},
     {"training", "tracking", "lineage"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
@@ -30,7 +30,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 ]
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
-    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states"},
+    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
 }
 NOWHERE = {"ray", "dvc"}  # DVC runs us, we do not run DVC
@@ -39,6 +39,11 @@ LIGHT = {
     *{
         "mixture",
         "labelling",
+        "processes",
+        "phonemes",
+        "voice_activity",
+        "language_identity",
+        "measures",
         "scoring",
         "filtering",
         "judgement",

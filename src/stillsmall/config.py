@@ -75,6 +75,15 @@ class Transcribe(Section):
 class Score(Section):
     repetition_ngram: Positive
     repetition_max: Positive
+    voice_activity: Literal["silero", "energy", "none"]
+    speech_threshold: Share
+    silence_below_peak_db: Annotated[float, Field(gt=0)]
+    language_probability: Share
+    language_letters: Positive
+    language_model: str | None
+    language_model_batch: Positive
+    device: Device
+    workers: Positive
 
 
 class Mixture(Section):

@@ -32,6 +32,7 @@ UTTERANCE = _schema(
     {"speaker": _text, "text": _text},
 )
 AUDIO = _schema({"utt_id": _text, "audio": pa.large_binary()}, {})  # FLAC, 16 kHz, mono, 16 bit
+LIKELIHOOD = _schema({"utt_id": _text}, {"lm_logprob": _float})
 QUARANTINE = _schema({"source": _text, "item": _text, "reason": _text, "detail": _text}, {})
 HYPOTHESIS = _schema(
     {"utt_id": _text, "parent": _text, "start_s": _float, "end_s": _float, "language": _text, "text": _text}
@@ -103,12 +104,14 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not path.exists():
         raise TableError(f"{path}: no such table; has the stage that writes it run? (dvc repro)")
-    try:
-        tables = [pq.read_table(file) for file in files]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TableError(f"{path}: not a readable Parquet table: {error}") from error
-    for file, table in zip(files, tables, strict=True):
-        missing = set(schema.names) - set(table.schema.names)
+    tables = []
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as source:
+                missing = set(schema.names) - set(source.schema_arrow.names)
+                tables.append(source.read(columns=schema.names))  # of wide tables, what is asked for alone
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(f"{path}: not a readable Parquet table: {error}") from error
         if missing:
             raise TableError(f"{file}: missing column(s) {', '.join(sorted(missing))}")
     return pa.concat_tables([table.select(schema.names) for table in tables]) if tables else schema.empty_table()

@@ -57,6 +57,18 @@ def count(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> Erro
     return ErrorCounts(len(reference) - lost, ops["replace"], ops["delete"], ops["insert"])
 
 
+def distances(references: Sequence[Sequence[Hashable]], hypotheses: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Errors of each pair, without telling them apart: `count(...).errors` of many pairs, at a fraction of its cost."""
+    from rapidfuzz.process import cpdist  # brings numpy
+
+    return cpdist(references, hypotheses, scorer=Levenshtein.distance).tolist() if references else []
+
+
+def rate(errors: int, units: int) -> float | None:
+    """errors / units; 0 where nothing was said and nothing heard, None where something was heard in nothing."""
+    return errors / units if units else (None if errors else 0.0)
+
+
 def wer(reference: str, hypothesis: str, language: str, form: texts.Form) -> ErrorCounts:
     """Word errors (characters in languages without spaces)."""
     pair = (texts.words(texts.in_form(t, language, form), language) for t in (reference, hypothesis))
@@ -79,9 +91,26 @@ def repeats(text: str, ngram: int, most: int) -> bool:
 
     Spaces are not counted. With n = 6 and most = 5, one six-character phrase five times over is not flagged, six is.
     """
-    folded = "".join(texts.mixed_units(text))
-    grams = Counter(folded[i : i + ngram] for i in range(len(folded) - ngram + 1))
-    return any(n > most for n in grams.values())
+    return repeats_units(texts.mixed_units(text), ngram, most)
+
+
+def repeats_units(units: Sequence[str], ngram: int, most: int) -> bool:
+    """`repeats` of a text that is split into its mixed units already."""
+    folded = "".join(units)
+    grams = [folded[i : i + ngram] for i in range(len(folded) - ngram + 1)]
+    if len(grams) - len(set(grams)) < most:  # one n-gram more than `most` times is `most` doubles at least
+        return False
+    return any(n > most for n in Counter(grams).values())
+
+
+def composite(teacher_repeats: bool, validator_repeats: bool, per: float | None) -> float | None:
+    """K2D's composite distance (2407.10603, section 3): max(h(teacher), min(1 - h(validator), PER)).
+
+    1 where the teacher loops, 0 where only the validator does, else the PER, at most 1; None where that is None.
+    """
+    if teacher_repeats or validator_repeats:
+        return float(teacher_repeats)
+    return None if per is None else min(1.0, per)
 
 
 def compression_ratio(text: str) -> float:

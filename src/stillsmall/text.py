@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -24,6 +25,11 @@ ARABIC_DROPPED = re.compile(r"[^0-9\u0621-\u064a%@ ]")  # what is not a digit, a
 ALEFS = str.maketrans(dict.fromkeys("\u0622\u0623\u0625\u0671", "\u0627"))  # madda, hamza above/below, wasla
 ARABIC_DIGITS = str.maketrans("٠١٢٣٤٥٦٧٨٩", "0123456789")
 TATWEEL = "\u0640"
+WORDS_KEPT = 1 << 16  # normalised words that are remembered: a language has that many, and memory stays bounded
+WORD_MOST = 40  # characters of a word that is remembered; what is longer is a sentence without spaces
+PLAIN = re.compile(r"([a-z]+)(?:'([a-z]+))?[.,!?;:]*")  # an English word on which no neighbour has an influence
+FILLERS = frozenset({"hmm", "mm", "mhm", "mmm", "uh", "um"})
+PERFECT = re.compile(r"\b(?:been|gone|done|got)\b")  # after these, "he's" is "he has"
 
 
 @functools.cache
@@ -45,11 +51,60 @@ def orthographic(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+class _Separators(dict[int, str]):
+    """For str.translate: symbols, punctuation and control characters become spaces; filled in as they are met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = " " if unicodedata.category(chr(code))[0] in "SPC" else chr(code)
+        return self[code]
+
+
+_separators = _Separators()
+
+
 def _basic(text: str) -> str:
     """Lower case, no bracketed asides, symbols and punctuation to spaces; letters and their marks stay."""
+    words = [_basic_word(word) if len(word) <= WORD_MOST else _basic_part(word) for word in text.split()]
+    if None not in words:
+        return " ".join(" ".join(words).split())  # type: ignore[arg-type]
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]*\)", " ", text)
-    return " ".join("".join(" " if unicodedata.category(c)[0] in "SPC" else c for c in text).split())
+    return " ".join(text.translate(_separators).split())
+
+
+def _basic_part(word: str) -> str | None:
+    """One word by itself; None where it holds a bracket, which may close words later."""
+    word = unicodedata.normalize("NFKC", word).lower()
+    return None if any(bracket in word for bracket in "<[(") else word.translate(_separators)
+
+
+_basic_word = functools.lru_cache(WORDS_KEPT)(_basic_part)
+
+
+def _english_text(text: str) -> str:
+    """Whisper's English normaliser. Its forty expressions run on the whole text only where words act on each other."""
+    if "'" not in text or not PERFECT.search(text.lower()):
+        words = [_english_word(word) for word in text.split()]
+        if None not in words:
+            return " ".join(word for word in words if word)
+    return _english_whole(text)
+
+
+def _english_whole(text: str) -> str:
+    said = str(_english()(text)).split()  # it leaves points and dashes that stand alone
+    return " ".join(word for word in said if not all(unicodedata.category(c)[0] == "P" for c in word))
+
+
+@functools.lru_cache(WORDS_KEPT)
+def _english_word(word: str) -> str | None:
+    """One word by itself; None where its neighbours matter: numbers, brackets, symbols, and anything unusual."""
+    found = PLAIN.fullmatch(word.lower())
+    if not found or len(word) > WORD_MOST:
+        return None
+    numbers = _english().standardize_numbers.words - {"and"} | {"half"}  # "and" matters beside another of them only
+    if numbers & set(found.groups()) or (found[2] and found[1] in FILLERS):
+        return None
+    return _english_whole(word)
 
 
 def _arabic(text: str) -> str:
@@ -70,8 +125,7 @@ def normalise(text: str, language: str) -> str:
     English goes through Whisper's English normaliser, which removes fillers ("um") and spells numbers as digits.
     """
     if language == "en":
-        said = str(_english()(text)).split()  # it leaves points and dashes that stand alone
-        return " ".join(word for word in said if not all(unicodedata.category(c)[0] == "P" for c in word))
+        return _english_text(text)
     if language == "ar":
         return _arabic(text)
     if language in ("zh", "yue"):
@@ -91,6 +145,21 @@ def words(text: str, language: str) -> list[str]:
     return text.split()
 
 
+@functools.lru_cache(1 << 13)
+def _script(character: str) -> str:
+    return unicodedata.name(character, "?").split()[0].split("-")[0]
+
+
+def script(text: str) -> str | None:
+    """Unicode's name for the script of a text's first letter: LATIN, CJK, ARABIC, ...; None without a letter."""
+    return next((_script(c) for c in text if c.isalpha()), None)
+
+
+def scripts(text: str) -> Counter[str]:
+    """How many letters of each script a text has."""
+    return Counter(_script(c) for c in text if c.isalpha())
+
+
 def lead(language: str) -> str:
     """What Whisper writes before a text: a space, but not in languages that have none between words."""
     return "" if language in UNSPACED else " "
@@ -105,9 +174,14 @@ def join(parts: Iterable[str], language: str) -> str:
     return whole
 
 
-def characters(text: str) -> list[str]:
+def composed(text: str) -> str:
     """The units of CER: code points in composed form; a space between words is one of them."""
-    return list(unicodedata.normalize("NFC", text))
+    return unicodedata.normalize("NFC", text)
+
+
+def characters(text: str) -> list[str]:
+    """`composed`, as a list."""
+    return list(composed(text))
 
 
 def mixed_units(text: str) -> list[str]:

@@ -1,0 +1,259 @@
+"""Rows a minute and peak memory of the score stage, against a loop that calls a word-error metric once a row.
+
+    .venv/bin/python benchmarks/scoring.py [--rows 1000000] [--small 100000] [--workers 2] [--sample 2000]
+
+The labels are sentences of the speech lab's five grammars (English, Mandarin with English words, Arabic, Hindi, Tamil)
+with words left out, doubled and changed; one in a hundred loops. Two things are timed: MER + repetition + WER alone,
+on pairs in memory, and the whole stage, from the shards of labels to the table, with every measure of text. The
+audio's measures are timed apart (--audio SPLIT, a prepared split). Memory is each process's own peak, from the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stillsmall import manifest, metrics
+from stillsmall import text as texts
+from stillsmall.config import PARAMS, load
+from stillsmall.processes import in_order
+from stillsmall.speech_lab import sentences
+
+SHARD_ROWS = 256  # prepare.shard_utterances of params.yaml
+DISTINCT = 50_000  # sentences that errors are made in; the grammars repeat themselves beyond that
+MANY = 7_000_000
+Row = tuple[str, str, str, str]  # language, reference, teacher, validator
+
+
+def damaged(sentence: str, chance: random.Random, share: float) -> str:
+    """The sentence with a share of its units left out, doubled or exchanged."""
+    spaced = " " in sentence
+    units = sentence.split() if spaced else list(sentence)
+    made: list[str] = []
+    for unit in units:
+        luck = chance.random() / share
+        made += [unit] if luck >= 1 else ([], [unit, unit], [chance.choice(units)])[int(luck * 3)]
+    return (" " if spaced else "").join(made)
+
+
+def rows(count: int, seed: int) -> list[Row]:
+    """Rows of all grammars in turn."""
+    chance = random.Random(seed)
+    pool = [(name, sentences.expand(name, chance)) for name in sentences.GRAMMARS for _ in range(DISTINCT // 5)]
+    made = []
+    for _ in range(count):
+        grammar, sentence = chance.choice(pool)
+        teacher = damaged(sentence, chance, 0.15)
+        if chance.random() < 0.01:
+            teacher = " ".join([teacher] * 7)
+        made.append((grammar.split("-")[0], sentence, teacher, damaged(teacher, chance, 0.15)))
+    return made
+
+
+def corpus(folder: Path, count: int) -> None:
+    """A manifest without audio, labels and validations of `count` rows, shard by shard."""
+    import pyarrow.parquet as pq
+
+    base = {"start_s": 0.0, "end_s": 3.0, "segments": [], "tokens": list(range(12)), "mean_logprob": -0.3}
+    base |= {"mean_entropy": 0.2, "compression_ratio": 0.9, "no_speech_prob": 0.01, "token_logprob": [-0.3] * 12}
+    known = {"source": "lab", "split": "train", "domain": "lab", "offset_s": 0.0, "duration_s": 3.0, "speaker": "s"}
+    made = rows(min(count, 4 * DISTINCT), 1)  # beyond that, the same rows in another order
+    (folder / "train").mkdir(parents=True)
+    options = {"compression": "zstd", "use_dictionary": False}
+    with pq.ParquetWriter(folder / "train/manifest.parquet", manifest.UTTERANCE, **options) as writer:
+        utterances: list[dict[str, Any]] = []
+        for number, at in enumerate(range(0, count, SHARD_ROWS)):
+            name, part = f"shard-{number:06d}", []
+            for row in range(at, min(at + SHARD_ROWS, count)):
+                language, reference, teacher, validator = made[(row * 7919) % len(made)]
+                ids = {"utt_id": f"lab/{row:08d}", "parent": f"lab/{row:08d}", "language": language}
+                part.append((ids, teacher, validator))
+                own = {"utt_id": ids["utt_id"], "language": language, "text": reference, "shard": f"{name}.parquet"}
+                utterances.append({**known, **own, "recording": ids["utt_id"]})
+            for kind, column in (("labels", 1), ("validations", 2)):
+                hypotheses = [{**base, **found[0], "text": found[column]} for found in part]
+                manifest.write(folder / kind / f"{name}-{kind}.parquet", hypotheses, manifest.HYPOTHESIS)
+            if len(utterances) > 50_000 or at + SHARD_ROWS >= count:
+                import pyarrow as pa
+
+                writer.write_table(pa.Table.from_pylist(utterances, schema=manifest.UTTERANCE))
+                utterances = []
+
+
+def core(part: Sequence[Row]) -> list[Any]:
+    """MER, the repetition flag and WER of rows, as the stage computes them."""
+    teacher = [texts.mixed_units(row[2]) for row in part]
+    validator = [texts.mixed_units(row[3]) for row in part]
+    words = [[texts.words(texts.normalise(row[n], row[0]), row[0]) for row in part] for n in (1, 2)]
+    loops = [(metrics.repeats_units(t, 6, 5), metrics.repeats_units(v, 6, 5)) for t, v in zip(teacher, validator)]  # noqa: B905
+    return [metrics.distances(validator, teacher), loops, metrics.distances(*words)]
+
+
+def core_seconds(seed_and_rows: tuple[int, int]) -> float:
+    """Seconds that one process takes for `core` of so many rows, in shards; making the rows isn't timed."""
+    made = rows(min(seed_and_rows[1], DISTINCT), seed_and_rows[0])
+    core(made[:SHARD_ROWS])
+    start = time.perf_counter()
+    for at in range(0, seed_and_rows[1], SHARD_ROWS):
+        core(made[at % len(made) :][:SHARD_ROWS])
+    return time.perf_counter() - start
+
+
+def peer_wer(part: Sequence[Row]) -> list[Any]:
+    """jiwer.wer once a row, on texts that are normalised already: the metric call and nothing else."""
+    import jiwer
+
+    return [jiwer.wer(row[1], row[2]) for row in part]
+
+
+def peer(part: Sequence[Row]) -> list[Any]:
+    """The same three measures in a loop: a normaliser and jiwer, called once a row, n-grams counted one by one."""
+    import jiwer
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    english, basic, found = EnglishTextNormalizer(), BasicTextNormalizer(split_letters=True), []
+    for language, reference, teacher, validator in part:
+        normalise = english if language == "en" else basic
+        wer = jiwer.wer(normalise(reference), normalise(teacher))
+        mixed = [" ".join(texts.UNIT.findall(basic(text))) for text in (validator, teacher)]
+        mer = jiwer.wer(*mixed)
+        grams = [Counter(text[i : i + 6] for i in range(len(text) - 5)) for text in mixed]
+        found.append((wer, mer, [max(gram.values(), default=0) > 5 for gram in grams]))
+    return found
+
+
+def peer_evaluate(part: Sequence[Row]) -> list[Any]:
+    """The `evaluate` library's WER once a row, as public training scripts call it."""
+    import evaluate
+
+    metric = evaluate.load("wer")
+    return [metric.compute(references=[row[1]], predictions=[row[2]]) for row in part]
+
+
+def peer_seconds(loop: Any, part: Sequence[Row]) -> float | None:
+    """Seconds a row of a loop, on one core; None where its library is absent or wants a network."""
+    try:
+        loop(part[:5])
+    except (ImportError, OSError):
+        return None
+    start = time.perf_counter()
+    loop(part)
+    return (time.perf_counter() - start) / len(part)
+
+
+def stage(folder: Path, workers: int) -> None:
+    """Runs the whole stage on a corpus in this process and its workers; prints seconds and peaks as JSON."""
+    from stillsmall import scoring
+
+    params = load(PARAMS)
+    kind = "silero" if (folder / "train/shards").is_dir() else "none"
+    changed = params.score.model_copy(update={"workers": workers, "voice_activity": kind})
+    start = time.perf_counter()
+    out = folder / "scores.parquet"
+    scoring.score(
+        folder / "train", folder / "labels", folder / "validations", out, params.model_copy(update={"score": changed})
+    )
+    seconds = time.perf_counter() - start
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps({"seconds": seconds, "main_mib": peaks[0], "worker_mib": peaks[1]}))
+
+
+def whole(count: int, workers: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "corpus"
+        corpus(folder, count)
+        command = [sys.executable, __file__, "--stage", str(folder), "--workers", str(workers)]
+        environment = {**os.environ, "STILLSMALL_CACHE": str(Path(scratch) / "cache")}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def line(what: str, *values: object) -> None:
+    print(f"{what:<66}" + "".join(f"{value!s:>16}" for value in values), flush=True)
+
+
+def per_minute(count: int, seconds: float) -> str:
+    return f"{60 * count / seconds:,.0f}"
+
+
+def compare(at: argparse.Namespace) -> None:
+    share = at.rows // at.workers
+    seconds = max(in_order(core_seconds, [(n, share) for n in range(at.workers)], at.workers, "--workers"))
+    line(f"{at.workers} processes", "rows", "rows a minute", "main MiB", "a worker's MiB")
+    line("MER + repetition + WER, in memory", share * at.workers, per_minute(share * at.workers, seconds))
+    row_s = seconds / share
+    for count in (at.small, at.rows):
+        found = whole(count, at.workers)
+        peaks = [f"{found[name]:.0f}" for name in ("main_mib", "worker_mib")]
+        line(
+            "the stage: every measure of text, from labels to table", count, per_minute(count, found["seconds"]), *peaks
+        )
+    line(f"{MANY:,} rows, the stage, at that pace", MANY, f"{MANY / count * found['seconds'] / 60:.1f} min")
+    print()
+    part = rows(at.sample, 99)
+    line(
+        f"loops on one core, {at.sample} rows",
+        "rows a minute",
+        "times slower",
+        "per core",
+        f"{MANY / 1e6:.0f} M: hours",
+    )
+    names = {"normaliser and jiwer a row, the same three measures": peer, "jiwer.wer a row alone": peer_wer}
+    for name, loop in {**names, "evaluate's wer a row alone": peer_evaluate}.items():
+        took = peer_seconds(loop, part)
+        if took is None:
+            line(name, "not here")
+            continue
+        ratios = [f"{took / row_s * n:.1f}" for n in (at.workers, 1)]
+        line(name, per_minute(1, took), *ratios, f"{took * MANY / 3600:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("rows", 1_000_000), ("small", 100_000), ("workers", 2), ("sample", 2000)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--audio", type=Path, help="a prepared split: time its voice activity, into an empty cache")
+    at = parser.parse_args()
+    if at.stage:
+        stage(at.stage, at.workers)
+    elif at.audio:
+        audio(at.audio, at.workers)
+    else:
+        compare(at)
+
+
+def hear(shard: Path) -> int:
+    from stillsmall import voice_activity
+
+    return sum(len(level) for level, _ in voice_activity.measured(shard, "silero").values())
+
+
+def audio(split: Path, workers: int) -> None:
+    """Voice activity of a split's shards, into an empty cache."""
+    from stillsmall import voice_activity
+
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["STILLSMALL_CACHE"] = scratch  # read by the workers when they start
+        start = time.perf_counter()
+        frames = sum(in_order(hear, sorted((split / "shards").glob("*.parquet")), workers, "--workers"))
+        seconds = time.perf_counter() - start
+    hours = frames * voice_activity.FRAME_S / 3600
+    line(f"voice activity, {workers} processes", "hours", "seconds", "times real time")
+    line(str(split.name), f"{hours:.2f}", f"{seconds:.1f}", f"{hours * 3600 / seconds:,.0f}")
+
+
+if __name__ == "__main__":
+    main()
