@@ -26,7 +26,7 @@ def real(root: Path) -> ModuleType:
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    words = ["red", "green", "blue", "old", "new", "warm", "cold", "house", "tree"]
     made = []
     for n in range(count):
         text = " ".join(words[(n + k) % 9] for k in range(6))
@@ -38,15 +38,15 @@ def rows(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("kind", "text", "errors", "repeats"),
     [
-        ("word loop", "six seven eight" + " eight" * 20, 20, True),
-        ("label loop", " ".join(["six seven eight"] * 6), 15, True),
-        ("swapped", "one two", 3, False),
-        ("cut", "six", 2, False),
+        ("word loop", "red green blue" + " blue" * 20, 20, True),
+        ("label loop", " ".join(["red green blue"] * 6), 15, True),
+        ("swapped", "old house", 3, False),
+        ("cut", "red", 2, False),
     ],
 )
 def test_trouble_is_what_it_says(real: ModuleType, kind: str, text: str, errors: int, repeats: bool) -> None:
-    row = score_row(**dict.fromkeys(("teacher_text", "validator_text", "reference"), "six seven eight"))
-    found = real.trouble(kind, row, score_row(teacher_text="one two"), np.random.default_rng(0), params().score)
+    row = score_row(**dict.fromkeys(("teacher_text", "validator_text", "reference"), "red green blue"))
+    found = real.trouble(kind, row, score_row(teacher_text="old house"), np.random.default_rng(0), params().score)
     assert (found["teacher_text"], found["ref_wer_errors"], found["teacher_repeats"]) == (text, errors, repeats)
     assert (found["agreement_mer_errors"], found["agreement_mer"]) == (errors, pytest.approx(errors / 3))
     assert found["mean_logprob"] is None
