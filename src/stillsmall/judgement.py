@@ -55,7 +55,7 @@ UNHEARD = {  # a null of the column is the worst value, not a missing one, where
     "agreement_composite": "agreement_per_errors",
 }
 ALL, WHOLE = "all", "keep_if"  # the domain of all labels; the combination among the rules
-MOST_CLUSTERS, MOST_BINS = 2_000, 1_000  # for the intervals alone: beyond, independent clusters and near scores merge
+MOST_CLUSTERS, MOST_BINS = 500, 250  # for the intervals alone: beyond, independent clusters and near scores merge
 SECONDS_PER_HOUR = 3600
 CURVES = ("domain", "score", "threshold", "kept_share", "kept_hours", "label_wer")
 ROC = ("domain", "score", "wer_above", "false_positive_rate", "true_positive_rate")

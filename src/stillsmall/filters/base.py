@@ -106,8 +106,11 @@ class Limited(Filter):
         return tuple(dict.fromkeys(limit.column for limit in self.limits))
 
     def judge(self, row: Row) -> Verdict:
-        verdicts = [limit.judge(row) for limit in self.limits]
-        return next((verdict for verdict in verdicts if not verdict.keep), verdicts[0])
+        first = self.limits[0].judge(row)
+        if not first.keep:
+            return first
+        others = (limit.judge(row) for limit in self.limits[1:])
+        return next((verdict for verdict in others if not verdict.keep), first)
 
     def keeps(self, table: pa.Table) -> Mask:
         return np.logical_and.reduce([limit.keeps(table) for limit in self.limits])

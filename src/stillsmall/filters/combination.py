@@ -121,13 +121,22 @@ def _finding(rule: str, value: Any, reason: str) -> Finding:
 
 def _each(parts: Sequence[Node], look: Callable[[Node], list[Finding]]) -> list[Finding]:
     """The findings of all parts, each once, in the order of the parts."""
-    found = [finding for part in parts for finding in look(part)]
-    return [finding for n, finding in enumerate(found) if finding not in found[:n]]
+    return _once([look(part) for part in parts])
 
 
 def _every(parts: Sequence[Node], look: Callable[[Node], list[Finding]]) -> list[Finding]:
     """The same if no part is without findings, else none."""
-    return _each(parts, look) if all(look(part) for part in parts) else []
+    found = []
+    for part in parts:
+        found.append(look(part))
+        if not found[-1]:
+            return []
+    return _once(found)
+
+
+def _once(found: list[list[Finding]]) -> list[Finding]:
+    flat = [finding for findings in found for finding in findings]
+    return flat if len(flat) < 2 else [finding for n, finding in enumerate(flat) if finding not in flat[:n]]
 
 
 def parse(entry: Any, path: str, rule: Callable[[str, str], Filter]) -> Node:

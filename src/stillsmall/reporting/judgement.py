@@ -87,8 +87,7 @@ def area(at: Json) -> Cell:
 
 
 def _areas(found: Json, limits: Sequence[str]) -> Table:
-    order = [*ranked(found, limits[len(limits) // 2])]
-    order += [score for score, by in found["auc"].items() if by["labels"] and score not in order]
+    order = sorted(score for score, by in found["auc"].items() if by["labels"])
     rows = [
         [
             Cell(_title(score), score),
@@ -109,7 +108,7 @@ def _rules(found: Json, limits: Sequence[str]) -> Table:
         shares = [part[key][what] for key in limits for what in ("precision", "recall", "f1")]
         return [*cells, *(cell(share, figures.percent) for share in shares)]
 
-    rules = sorted(found["rules"].items(), key=lambda item: (not item[1]["used"], item[0]))
+    rules = sorted(found["rules"].items())
     heads = [f"{what}, {name(key)}" for key in limits for what in ("Precision", "Recall", "F1")]
     return Table(
         "Finding wrong labels by a rule at its threshold",
@@ -165,7 +164,7 @@ def chart(curves: Rows, scores: Sequence[str]) -> Chart | None:
         axes.set_xlabel("hours kept")
         axes.set_ylabel("label WER, %")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, handlelength=3, fontsize=9)
+        axes.legend(frameon=False, handlelength=3, fontsize=8, loc="lower right")
 
     title = "Hours kept against the WER of what is kept"
     return Chart(title, canvas(title, paint), _in_words(points, lines, everything))
