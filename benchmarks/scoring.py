@@ -100,14 +100,14 @@ def core(part: Sequence[Row]) -> list[Any]:
     return [metrics.distances(validator, teacher), loops, metrics.distances(*words)]
 
 
-def core_seconds(seed_and_rows: tuple[int, int]) -> float:
-    """Seconds that one process takes for `core` of so many rows, in shards; making the rows isn't timed."""
+def core_seconds(seed_and_rows: tuple[int, int]) -> tuple[float, float]:
+    """Seconds, of the clock and of the CPU, of `core` on so many rows, in shards; making the rows isn't timed."""
     made = rows(min(seed_and_rows[1], DISTINCT), seed_and_rows[0])
     core(made[:SHARD_ROWS])
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for at in range(0, seed_and_rows[1], SHARD_ROWS):
-        core(made[at % len(made) :][:SHARD_ROWS])
-    return time.perf_counter() - start
+        core(made[at % (len(made) - SHARD_ROWS + 1) :][:SHARD_ROWS])
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def peer_wer(part: Sequence[Row]) -> list[Any]:
@@ -143,14 +143,14 @@ def peer_evaluate(part: Sequence[Row]) -> list[Any]:
 
 
 def peer_seconds(loop: Any, part: Sequence[Row]) -> float | None:
-    """Seconds a row of a loop, on one core; None where its library is absent or wants a network."""
+    """CPU seconds a row of a loop; None where its library is absent or wants a network."""
     try:
         loop(part[:5])
     except (ImportError, OSError):
         return None
-    start = time.perf_counter()
+    start = time.process_time()
     loop(part)
-    return (time.perf_counter() - start) / len(part)
+    return (time.process_time() - start) / len(part)
 
 
 def stage(folder: Path, workers: int) -> None:
@@ -166,8 +166,10 @@ def stage(folder: Path, workers: int) -> None:
         folder / "train", folder / "labels", folder / "validations", out, params.model_copy(update={"score": changed})
     )
     seconds = time.perf_counter() - start
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps({"seconds": seconds, "main_mib": peaks[0], "worker_mib": peaks[1]}))
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    main, worker = (one.ru_maxrss / 1024 for one in used)
+    cpu = sum(one.ru_utime + one.ru_stime for one in used)
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "main_mib": main, "worker_mib": worker}))
 
 
 def whole(count: int, workers: int) -> dict[str, float]:
@@ -181,7 +183,7 @@ def whole(count: int, workers: int) -> dict[str, float]:
 
 
 def line(what: str, *values: object) -> None:
-    print(f"{what:<66}" + "".join(f"{value!s:>16}" for value in values), flush=True)
+    print(f"{what:<54}" + "".join(f"{value!s:>14}" for value in values), flush=True)
 
 
 def per_minute(count: int, seconds: float) -> str:
@@ -190,26 +192,22 @@ def per_minute(count: int, seconds: float) -> str:
 
 def compare(at: argparse.Namespace) -> None:
     share = at.rows // at.workers
-    seconds = max(in_order(core_seconds, [(n, share) for n in range(at.workers)], at.workers, "--workers"))
-    line(f"{at.workers} processes", "rows", "rows a minute", "main MiB", "a worker's MiB")
-    line("MER + repetition + WER, in memory", share * at.workers, per_minute(share * at.workers, seconds))
-    row_s = seconds / share
+    timed = list(in_order(core_seconds, [(n, share) for n in range(at.workers)], at.workers, "--workers"))
+    done, row_s = share * at.workers, sum(cpu for _, cpu in timed) / at.workers / share
+    line(f"{at.workers} processes", "rows", "rows a minute", "by CPU time", "main MiB", "worker MiB")
+    name = "MER + repetition + WER, in memory"
+    line(name, done, per_minute(done, max(timed)[0]), per_minute(at.workers, row_s))
     for count in (at.small, at.rows):
         found = whole(count, at.workers)
+        both = [per_minute(count, found["seconds"]), per_minute(count, found["cpu"] / at.workers)]
         peaks = [f"{found[name]:.0f}" for name in ("main_mib", "worker_mib")]
-        line(
-            "the stage: every measure of text, from labels to table", count, per_minute(count, found["seconds"]), *peaks
-        )
-    line(f"{MANY:,} rows, the stage, at that pace", MANY, f"{MANY / count * found['seconds'] / 60:.1f} min")
+        line("the whole stage: every measure of text", count, *both, *peaks)
+    minutes = [f"{MANY / count * s / 60:.0f} min" for s in (found["seconds"], found["cpu"] / at.workers)]
+    line("the whole stage at that pace", MANY, *minutes)
     print()
     part = rows(at.sample, 99)
-    line(
-        f"loops on one core, {at.sample} rows",
-        "rows a minute",
-        "times slower",
-        "per core",
-        f"{MANY / 1e6:.0f} M: hours",
-    )
+    title = f"loops on one core, {at.sample} rows; CPU time"
+    line(title, "rows a minute", "times slower", "on one core", f"{MANY // 10**6} M: hours")
     names = {"normaliser and jiwer a row, the same three measures": peer, "jiwer.wer a row alone": peer_wer}
     for name, loop in {**names, "evaluate's wer a row alone": peer_evaluate}.items():
         took = peer_seconds(loop, part)
@@ -250,9 +248,11 @@ def audio(split: Path, workers: int) -> None:
         start = time.perf_counter()
         frames = sum(in_order(hear, sorted((split / "shards").glob("*.parquet")), workers, "--workers"))
         seconds = time.perf_counter() - start
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(one.ru_utime + one.ru_stime for one in used)
     hours = frames * voice_activity.FRAME_S / 3600
-    line(f"voice activity, {workers} processes", "hours", "seconds", "times real time")
-    line(str(split.name), f"{hours:.2f}", f"{seconds:.1f}", f"{hours * 3600 / seconds:,.0f}")
+    line(f"voice activity, {workers} processes", "hours", "seconds", "CPU seconds", "times real time")
+    line(str(split.name), f"{hours:.2f}", f"{seconds:.1f}", f"{cpu:.1f}", f"{hours * 3600 / seconds:,.0f}")
 
 
 if __name__ == "__main__":

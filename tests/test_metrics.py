@@ -64,6 +64,24 @@ def test_counts_agree_with_jiwer(reference, hypothesis):
     assert ours.errors == theirs.substitutions + theirs.deletions + theirs.insertions
 
 
+@given(st.lists(st.tuples(words, words), max_size=5))
+def test_distances_are_the_errors_of_every_pair(pairs):
+    references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
+    assert metrics.distances(references, hypotheses) == [metrics.count(r, h).errors for r, h in pairs]
+    assert metrics.distances([[], ["a"]], [["b", "c"], []]) == [2, 1]
+
+
+@given(st.text(alphabet="abc ", max_size=60), st.integers(1, 4), st.integers(1, 5))
+def test_a_loop_is_an_ngram_more_often_than_allowed(text, ngram, most):
+    letters = text.replace(" ", "")
+    grams = [letters[i : i + ngram] for i in range(len(letters) - ngram + 1)]
+    assert metrics.repeats(text, ngram, most) == any(grams.count(gram) > most for gram in grams)
+
+
+def test_a_rate_needs_something_to_divide_by():
+    assert (metrics.rate(1, 4), metrics.rate(0, 0), metrics.rate(2, 0)) == (0.25, 0.0, None)
+
+
 def test_compression_ratio_rises_with_loops():
     assert metrics.compression_ratio("go on " * 50) > 5 > metrics.compression_ratio("the cat sat on a mat")
     assert metrics.compression_ratio("") == 0.0

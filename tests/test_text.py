@@ -1,5 +1,9 @@
 """Normalisers and units, language by language."""
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from stillsmall import text
 
 
@@ -34,3 +38,67 @@ def test_segments_join_with_spaces_only_where_the_language_has_them():
 
 def test_a_latin_word_beside_a_wide_full_stop_stays_one_word():
     assert text.words("我們吃lunch。", "zh") == ["我", "們", "吃", "lunch", "。"]
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence", "units"),
+    [
+        ("zh", "今天很好", ["今", "天", "很", "好"]),
+        ("ja", "カナ漢字。", ["カ", "ナ", "漢", "字"]),
+        ("th", "กขค", ["ก", "ข", "ค"]),
+        ("yue", "買嘢", ["买", "嘢"]),
+        ("lo", "ກຂ", ["ກ", "ຂ"]),
+        ("ko", "안녕 하세요", ["안녕", "하세요"]),  # Korean has spaces
+    ],
+)
+def test_languages_without_spaces_are_counted_by_character(language, sentence, units):
+    assert text.words(text.normalise(sentence, language), language) == units
+
+
+# words on which others act, or that act on others: numbers, titles, contractions, fillers, brackets, symbols
+WORDS = """
+    he's she'd been gone don't it's twenty one and a half two point five dollars the cat dog. Dog, uh um. O'clock mm's
+    second first mr. Mrs st. half 3,000 $5 (aside) [noise colour favourite hmm, let's got cent per double 'tis A.M. café
+    – … % okay] ain't one's hundreds minus plus
+""".split()  # noqa: SIM905
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join))
+def test_english_word_by_word_is_whispers_normaliser_on_the_whole(sentence):
+    assert text.normalise(sentence, "en") == text._english_whole(sentence)
+
+
+PIECES = [
+    "ﬁne",
+    "(a",
+    "b)",
+    "[x]",
+    "<",
+    "Straße",
+    "ΟΔΟΣ",
+    "नमस्ते",
+    "१२",
+    "e\u0301",
+    "x" * 50,
+    "½",
+    "（旁",
+    "白）",
+    "-",
+    "a–b",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map(" ".join))
+def test_the_basic_normaliser_remembers_words_and_changes_nothing(sentence):
+    import re
+    import unicodedata
+
+    whole = unicodedata.normalize("NFKC", sentence).lower()
+    whole = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]*\)", " ", whole)
+    whole = "".join(" " if unicodedata.category(c)[0] in "SPC" else c for c in whole)
+    assert text._basic(sentence) == " ".join(whole.split())
+
+
+def test_scripts_are_told_by_their_letters():
+    assert text.script("12 買 ok") == "CJK" and text.script("?! 12") is None
+    assert text.scripts("買 ok, дом") == {"CJK": 1, "LATIN": 2, "CYRILLIC": 3}

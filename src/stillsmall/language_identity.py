@@ -65,17 +65,26 @@ def mismatch(
     """
     if declared == "und":
         return None
+    sure_heard = heard[0] is not None and (heard[1] or 0.0) >= least_probability
+    sure_written = written[0] is not None and (written[1] or 0.0) >= least_probability
+    if not sure_heard and not sure_written:
+        return None
+    letters, switched = _letters(text)
+    voices = [heard[0]] if sure_heard else []
+    if sure_written and letters >= least_letters and not switched:
+        voices.append(written[0])
+    if any(name and same(name) != same(declared) for name in voices):
+        return None if switched else True
+    return False if voices else None
+
+
+def _letters(text: str) -> tuple[int, bool]:
+    """How many letters of an alphabet a text is worth, and whether it is in two scripts."""
     counts = texts.scripts(text)
     counts["CJK"] += sum(counts.pop(name, 0) for name in JAPANESE)
     letters = sum(counts.values())
     switched = letters - max(counts.values(), default=0) >= SECOND_SCRIPT * max(letters, 1)
-    long_enough = letters + (CHINESE_LETTERS - 1) * counts["CJK"] >= least_letters
-    voices = [heard, *([written] if long_enough and not switched else [])]
-    sure = [name for name, probability in voices if name and (probability or 0.0) >= least_probability]
-    against = [name for name in sure if same(name) != same(declared)]
-    if against:
-        return None if switched else True
-    return False if sure else None
+    return letters + (CHINESE_LETTERS - 1) * counts["CJK"], switched
 
 
 def same(language: str) -> str:

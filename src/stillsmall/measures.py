@@ -17,6 +17,7 @@ from stillsmall import text as texts
 from stillsmall.config import Score
 
 Columns = dict[str, Any]  # name -> one value a row: an Arrow array or a list
+Units = dict[str, list[str]]  # text -> its mixed units
 FROM_LABEL = (
     *("utt_id", "parent", "start_s", "end_s", "segments", "mean_logprob", "mean_entropy", "compression_ratio"),
     *("no_speech_prob", "heard_language", "heard_language_prob"),
@@ -46,8 +47,9 @@ def table(
     found: Columns = {name: labels[name] for name in FROM_LABEL} | {name: utterances[name] for name in FROM_UTTERANCE}
     found |= {"language": languages, "duration_s": durations, "teacher_text": teacher, "validator_text": heard}
     found |= {"confidence": [_exp(value) for value in labels["mean_logprob"].to_pylist()]}
-    found |= agreement(teacher, heard, languages, config)
-    found |= _spoken(utterances, labels, teacher, languages, durations)
+    units = {text: texts.mixed_units(text) for text in {*teacher, *heard}}
+    found |= agreement(teacher, heard, languages, units, config)
+    found |= _spoken(utterances, labels, teacher, languages, durations, units)
     found |= _identity(labels, teacher, declared, config)
     found |= _sound(labels, activity, config)
     found |= {"lm_logprob": [None] * len(teacher) if lm_logprob is None else lm_logprob}
@@ -70,9 +72,10 @@ def _rates(errors: Sequence[int], units: Sequence[int]) -> list[float | None]:
     return [metrics.rate(e, n) for e, n in zip(errors, units, strict=True)]
 
 
-def agreement(teacher: Sequence[str], validator: Sequence[str], languages: Sequence[str], config: Score) -> Columns:
+def agreement(
+    teacher: Sequence[str], validator: Sequence[str], languages: Sequence[str], units: Units, config: Score
+) -> Columns:
     """Distances to the validator, which is the reference (K2D 2407.10603, section 3), and the loops of both."""
-    units = {text: texts.mixed_units(text) for text in {*teacher, *validator}}
     loops = {
         text: metrics.repeats_units(found, config.repetition_ngram, config.repetition_max)
         for text, found in units.items()
@@ -93,7 +96,12 @@ def agreement(teacher: Sequence[str], validator: Sequence[str], languages: Seque
 
 
 def _spoken(
-    utterances: pa.Table, labels: pa.Table, teacher: list[str], languages: list[str], durations: list[float]
+    utterances: pa.Table,
+    labels: pa.Table,
+    teacher: list[str],
+    languages: list[str],
+    durations: list[float],
+    units: Units,
 ) -> Columns:
     """Words, their rate, and the errors against the transcript, under the normaliser of each language."""
     spoken = [texts.normalise(text, language) for text, language in zip(teacher, languages, strict=True)]
@@ -106,35 +114,36 @@ def _spoken(
         "words_per_s": [len(n) / s if s else None for n, s in zip(words, durations, strict=True)],
         "chars_per_s": [n / s if s else None for n, s in zip(letters, durations, strict=True)],
         "reference": known,
-        **against(known, teacher, spoken, words, languages),
+        **against(known, [units[text] for text in teacher], spoken, words, languages),
     }
 
 
 def against(
     references: Sequence[str | None],
-    teacher: Sequence[str],
+    mixed: Sequence[list[str]],
     spoken: Sequence[str],
     words: Sequence[list[str]],
     languages: Sequence[str],
 ) -> Columns:
-    """WER, CER and MER of labels against transcripts; null without one. A transcript may be empty: nothing was said."""
+    """WER, CER and MER of labels (their mixed units, normalised text and words) against transcripts; null without one.
+
+    A transcript may be empty: nothing was said.
+    """
     rows = [(n, text, languages[n]) for n, text in enumerate(references) if text is not None]
     plain = [texts.normalise(text, language) for _, text, language in rows]
     said = [texts.words(text, language) for text, (_, _, language) in zip(plain, rows, strict=True)]
-    mixed = [texts.mixed_units(text) for _, text, _ in rows]
-    heard = [texts.mixed_units(teacher[n]) for n, *_ in rows]
     letters = [texts.composed(text) for text in plain]
     measures: dict[str, tuple[str, list[Any], list[Any]]] = {
         "wer": ("words", said, [words[n] for n, *_ in rows]),
         "cer": ("chars", letters, [texts.composed(spoken[n]) for n, *_ in rows]),
-        "mer": ("units", mixed, heard),
+        "mer": ("units", [texts.mixed_units(text) for _, text, _ in rows], [mixed[n] for n, *_ in rows]),
     }
     found: Columns = {}
     for name, (unit, reference, hypothesis) in measures.items():
         errors, sizes = metrics.distances(reference, hypothesis), [len(units) for units in reference]
         for column, values in (("", _rates(errors, sizes)), ("_errors", errors)):
-            found[f"ref_{name}{column}"] = _spread(values, rows, len(teacher))
-        found[f"ref_{unit}"] = _spread(sizes, rows, len(teacher))
+            found[f"ref_{name}{column}"] = _spread(values, rows, len(mixed))
+        found[f"ref_{unit}"] = _spread(sizes, rows, len(mixed))
     return found
 
 

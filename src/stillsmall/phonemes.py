@@ -14,7 +14,7 @@ import ctypes
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stillsmall import text as texts
@@ -26,7 +26,6 @@ NOT_SAID = re.compile(r"\([a-z-]+\)|[0-9ˈˌ|]")  # changes of language, tones, 
 TONAL = frozenset({"cmn", "yue", "hak", "th", "vi"})  # espeak turns the 3 of their tones into an IPA letter
 KEPT = 1 << 17  # pronunciations that are remembered, words and runs of Chinese alike
 LONGEST = 32  # characters looked up at once: espeak cuts what is longer than its buffers, and loops are long
-HAN = re.compile(f"[{texts.HAN}]")
 VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "jw": "jv", "fr": "fr", "tl": "fil"}  # elsewhere, the code itself
 SPELLED = frozenset({"ja", "ko"})  # espeak calls every Chinese character of these "Chinese letter": each is itself
 SCRIPTS = {  # scripts that are not Latin: a word is read by its language's voice if that writes so, else by the first
@@ -64,16 +63,27 @@ def of_text(text: str, language: str) -> list[str]:
 def of_units(units: Sequence[str], language: str) -> list[str]:
     """The phonemes of a text's mixed units: a run of Chinese characters is read as a phrase, other units by word."""
     found: list[str] = []
-    for run in _runs(units):
-        found += _pronounced(run, voice_of(run, language))
-    return found
+    run = ""
+    for unit in units:
+        said = _word(unit, language)
+        if said is None:
+            run += unit
+            continue
+        found += _cut(run, language)
+        found += said
+        run = ""
+    return found + _cut(run, language)
 
 
-def _runs(units: Sequence[str]) -> Iterator[str]:
-    for chinese, run in itertools.groupby(units, key=lambda unit: bool(HAN.match(unit))):
-        parts = list(run)
-        for part in ["".join(parts)] if chinese else parts:
-            yield from (part[at : at + LONGEST] for at in range(0, len(part), LONGEST))
+@functools.lru_cache(KEPT)
+def _word(unit: str, language: str) -> list[str] | None:
+    """The phonemes of a unit that is read by itself; None for a Chinese character."""
+    return None if texts.HAS_HAN.match(unit) else _cut(unit, language)
+
+
+def _cut(part: str, language: str) -> list[str]:
+    pieces = (part[at : at + LONGEST] for at in range(0, len(part), LONGEST))
+    return [phoneme for piece in pieces for phoneme in _pronounced(piece, voice_of(piece, language))]
 
 
 @functools.lru_cache(KEPT)
@@ -93,7 +103,7 @@ def voice_of(word: str, language: str) -> str | None:
 def _pronounced(word: str, voice: str | None) -> tuple[str, ...]:
     """The phonemes of a word; a Chinese character that espeak does not know, and an unread word, by character."""
     said = None if voice is None else _engine().say(word, voice)
-    if said and voice == "cmn" and "(en)" in said and HAN.match(word):
+    if said and voice == "cmn" and "(en)" in said and texts.HAS_HAN.match(word):
         if len(word) > 1:
             return tuple(itertools.chain(*(_pronounced(character, voice) for character in word)))
         said = None  # it said "Chinese letter"

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import threading
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stillsmall import cache, config, manifest
+from stillsmall.processes import WorkerDied, in_order
 from stillsmall.sources import load
 from stillsmall.sources.base import SPLITS, Batch, Place, Plan, PreparationError, Source
 from stillsmall.sources.shards import Result, Settings, make, worded
@@ -28,7 +24,6 @@ __all__ = ["PreparationError", "prepare"]
 SHOWN = 5  # examples in an error
 HOUR_S = 3600
 SHARED = {"speaker": "speaker", "recording": "recording", "audio": "digest"}  # what two splits must not share: column
-IN_FLIGHT = 2  # batches per worker that wait: workers stay busy, and a stream is not read into memory
 
 
 @dataclass
@@ -125,40 +120,15 @@ def _jobs(tallies: list[tuple[Tally, Plan]], section: config.Prepare) -> Iterato
 
 
 def _results(jobs: Iterable[Job], workers: int) -> Iterator[tuple[int, Result]]:
-    if workers == 1:
-        for number, batch, settings in jobs:
-            yield number, make(batch, settings)
-        return
-    spawn = multiprocessing.get_context("spawn")  # forking after threads have started (pyarrow has some) can deadlock
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
-        waiting: deque[tuple[int, Future[Result]]] = deque()
-        try:
-            for number, batch, settings in jobs:
-                waiting.append((number, pool.submit(make, batch, settings)))
-                if len(waiting) > IN_FLIGHT * workers:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        except BrokenProcessPool as error:
-            raise PreparationError(
-                "a worker process died (out of memory?); finished shards are kept; run again with fewer prepare.workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield from in_order(_result, jobs, workers, "prepare.workers")
+    except WorkerDied as error:
+        raise PreparationError(f"{error}; finished shards are kept") from error
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever: the queue it reads is its own to write, too."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _result(job: Job) -> tuple[int, Result]:
+    number, batch, settings = job
+    return number, make(batch, settings)
 
 
 def check_splits(tallies: list[Tally]) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
-IN_FLIGHT = 4  # jobs per worker that wait or are done out of turn: workers stay busy, memory stays flat
+IN_FLIGHT = 2  # jobs per worker that wait or are done out of turn: workers stay busy, a stream is not read into memory
 
 
 class WorkerDied(RuntimeError):

@@ -19,6 +19,7 @@ UNSPACED = frozenset(
     {"zh", "yue", "ja", "th", "lo", "my", "km", "bo"}
 )  # a character is the unit of WER (Whisper's list)
 HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+HAS_HAN = re.compile(f"[{HAN}]")
 UNIT = re.compile(rf"[{HAN}]|[^\s{HAN}]+")  # MER: a Chinese character, or a run of anything else
 SINGLE = re.compile(r"[A-Za-z0-9\u00c0-\u024f'’]+|\S")  # without spaces: Latin words whole, all else by character
 ARABIC_DROPPED = re.compile(r"[^0-9\u0621-\u064a%@ ]")  # what is not a digit, an Arabic letter, %, @ or a space
@@ -116,7 +117,7 @@ def _arabic(text: str) -> str:
 
 def fold_chinese(text: str) -> str:
     """Traditional characters as simplified ones, one for one."""
-    return str(_traditional_to_simplified().convert(text)) if re.search(rf"[{HAN}]", text) else text
+    return str(_traditional_to_simplified().convert(text)) if HAS_HAN.search(text) else text
 
 
 def normalise(text: str, language: str) -> str:
