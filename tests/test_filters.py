@@ -47,7 +47,7 @@ REASONS = [
     ("rate", {"chars_per_s": 50.0}, "characters per second above 40.0", 50.0),
     ("rate", {"chars_per_s": 0.2}, "characters per second below 0.5", 0.2),
     ("speech_share", {"speech_share": 0.1}, "share of speech in the audio is below 0.2", 0.1),
-    ("language", FOREIGN, "another language, with a probability of at least 0.8", "de 0.950"),
+    ("language", FOREIGN, "another language, with a probability of at least 0.9", "de 0.950"),
     ("no_speech", {"no_speech_prob": 0.7}, "probability of no speech is above 0.6", 0.7),
     ("likelihood", {"lm_logprob": -9.0}, "log-probability by the language model is below -8.0", -9.0),
     ("reference_wer", {"ref_wer": 0.81}, "WER against the transcript is above 0.8", 0.81),

@@ -79,6 +79,19 @@ def test_a_plugins_parameter_is_changed_beside_its_others(params: Path) -> None:
     assert set(section) == {"max_wer", "strict", "without_reference"}
 
 
+def test_a_plugins_value_may_become_a_section_and_a_value_again(params: Path) -> None:
+    use(params, "filters.random.labels={match: [agreement]}")
+    assert config.read_yaml(params)["filters"]["random"]["labels"] == {"match": ["agreement"]}
+    use(params, "filters.random.labels=7")
+    assert config.read_yaml(params)["filters"]["random"] == {"labels": 7, "seed": 1}
+
+
+def test_a_combination_and_a_section_of_ones_own_are_laid_over(params: Path) -> None:
+    strict = "{kind: agreement, measure: mer, max_distance: 0.1, without_value: drop}"
+    use(params, f"filters.strict={strict}", "filter.keep_if=[not_empty, {any: [strict, {not: confidence}]}]")
+    assert config.load(params).filter.keep_if == ["not_empty", {"any": ["strict", {"not": "confidence"}]}]
+
+
 def test_a_list_is_replaced_whole_and_so_are_the_comments_on_its_entries(params: Path) -> None:
     entry = "{name: mine, kind: audiofolder, path: speech, split: train, language: en, transcripts: keep}"
     use(params, f"prepare.sources=[{entry}]")

@@ -131,10 +131,16 @@ def _lay(tree: Any, overlay: Mapping[str, Any], path: str) -> None:
         old = tree.get(key)
         if isinstance(value, Mapping) and isinstance(old, dict):
             _lay(old, value, where)
-        elif isinstance(old, dict):
+        elif isinstance(old, dict) and not _of_a_plugin(path):
             raise ConfigError(f"{where}: got {value!r}; it is a section: give {where}.KEY=value. {nearest('', old)}")
         elif old != value or type(old) is bool or type(value) is bool:
             _replace(tree, key, value)
+
+
+def _of_a_plugin(path: str) -> bool:
+    """Inside one plugin's section, where a value may be a section or not (`filters.random.labels`): `check` knows."""
+    kind, _, name = path.partition(".")
+    return kind in PLUGINS and bool(name)
 
 
 def _replace(tree: Any, key: str, value: Any) -> None:
