@@ -80,9 +80,7 @@ class CTranslate2Teacher(WhisperTeacher):
             suppress_tokens=list(getattr(self.generation, "suppress_tokens", None) or []),
             suppress_blank=bool(getattr(self.generation, "begin_suppress_tokens", None)),
         )
-        return [
-            self._decoded(one, language, ear) for one, language, ear in zip(made, languages, heard, strict=True)
-        ]
+        return [self._decoded(one, language, ear) for one, language, ear in zip(made, languages, heard, strict=True)]
 
     def _decoded(self, made: Any, language: str, ear: tuple[str, float] | None) -> Decoded:
         tokens = [t for t in made.sequences_ids[0] if t != self.tokens.end]
