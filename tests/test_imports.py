@@ -33,7 +33,8 @@ TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "encoder_states"},
     *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
 }
-NOWHERE = {"ray", "dvc"}  # DVC runs us, we do not run DVC
+RAY = {"teachers"}
+NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC
 LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
@@ -124,6 +125,10 @@ def users(root: Path, library: str) -> set[str]:
 
 def test_mlflow_lives_in_tracking_registry_and_serving_only(root: Path) -> None:
     assert users(root, "mlflow") == MLFLOW
+
+
+def test_ray_lives_where_labels_are_made_on_a_cluster_only(root: Path) -> None:
+    assert users(root, "ray") == RAY
 
 
 @pytest.mark.parametrize("library", sorted(NOWHERE))

@@ -69,6 +69,7 @@ class Labelling:
 
 def utterances(split: Path) -> list[Job]:
     """A job per audio shard of a prepared split: its utterances, whole."""
+    split = split.resolve()  # jobs may be loaded by a process elsewhere
     by_shard: dict[str, list[dict[str, Any]]] = {}
     for row in manifest.rows(split / "manifest.parquet", manifest.UTTERANCE):
         by_shard.setdefault(row["shard"], []).append(row)
@@ -102,8 +103,8 @@ def language_of(utterance: dict[str, Any]) -> str | None:
 
 def chunks(split: Path, labels: Path) -> list[Job]:
     """A job per shard of labels: the stretches of audio that the teacher's hypotheses cover."""
-    jobs = []
-    for path in sorted(labels.glob("*.parquet")):
+    split, jobs = split.resolve(), []
+    for path in sorted(labels.resolve().glob("*.parquet")):
         shard = path.stem.rsplit("-", 1)[0]
         known = [cache.file_digest(path), cache.file_digest(split / "shards" / f"{shard}.parquet")]
         jobs.append(

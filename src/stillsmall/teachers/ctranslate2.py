@@ -31,14 +31,14 @@ STORED = {"auto": "float16"}  # how weights are kept on disk; all other types ar
 
 
 class CTranslate2Teacher(WhisperTeacher):
-    """`Teacher` for Whisper models in CTranslate2. `compute_type` says how it computes; `dtype` is the torch backend's."""
+    """`Teacher` for Whisper models in CTranslate2. `compute_type` says how it computes; `dtype` is torch's."""
 
     def __init__(self, config: Transcribe, run: Run, models_root: str | Path, path: str) -> None:
         super().__init__(config, run, path)
         if any(config.temperatures):
             raise ConfigError(
-                f"{path}.temperatures: got {config.temperatures}; this backend samples without a seed per utterance, so "
-                "it takes [0.0] alone; use backend: transformers for a fallback by temperature"
+                f"{path}.temperatures: got {config.temperatures}; this backend samples without a seed per utterance, "
+                "so it takes [0.0] alone; use backend: transformers for a fallback by temperature"
             )
         compute.quiet()
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
