@@ -22,7 +22,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
     {"filters", "objectives", "teachers", "student", "sources", "reporting"},
     {"data", "labelling", "scoring", "filtering", "preparation"},
-    {"encoder_states", "evaluation", "transcription", "report", "recipes"},
+    {"encoder_states", "evaluation", "transcription", "report", "recipes", "plan"},
     {"training", "tracking", "lineage"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
@@ -39,6 +39,7 @@ LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
         "labelling",
+        "plan",
         "scoring",
         "filtering",
         "preparation",
