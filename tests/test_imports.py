@@ -22,7 +22,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab"},
     {"filters", "objectives", "teachers", "student", "sources", "reporting"},
     {"data", "labelling", "scoring", "filtering", "preparation"},
-    {"encoder_states", "evaluation", "transcription", "report", "recipes", "plan"},
+    {"encoder_states", "evaluation", "transcription", "report", "recipes", "plan", "backends"},
     {"training", "tracking", "lineage"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
@@ -40,6 +40,7 @@ LIGHT = {
     *{
         "labelling",
         "plan",
+        "backends",
         "scoring",
         "filtering",
         "preparation",

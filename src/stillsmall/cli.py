@@ -161,6 +161,22 @@ def plan(
 
 
 @main.command()
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many, of data/prepared/train."
+)
+@click.option("--section", type=click.Choice(["pseudo_label", "validate"]), default="pseudo_label", show_default=True)
+@PARAMS
+def backends(clips: int, section: str, params: Path) -> None:
+    """Whether the labelling backends say the same: identical texts, the error rate between them, what differs."""
+    from stillsmall import backends as room
+    from stillsmall import config
+
+    some = room.some(params.resolve().parent / "data/prepared/train", clips)
+    for line in room.show(room.compare(config.load(params), some, section)):
+        click.echo(line)
+
+
+@main.command()
 @PARAMS
 def register(params: Path) -> None:
     """Put models/student into the model registry with its lineage; the same model twice is one version."""

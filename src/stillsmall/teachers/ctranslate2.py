@@ -86,7 +86,7 @@ class CTranslate2Teacher(WhisperTeacher):
         tokens = [t for t in made.sequences_ids[0] if t != self.tokens.end]
         tokens.append(self.tokens.end)
         logprob, entropy = _measured(made.logits[0], tokens) if made.logits else (None, None)
-        return Decoded(tuple(tokens), language, made.no_speech_prob, *(ear or (None, None)), logprob, entropy)
+        return Decoded(tuple(tokens), language, made.no_speech_prob, ear, logprob, entropy)
 
     def measure(self, requests: Sequence[Request], sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         """The mean log-probability of the words, by CTranslate2's forced alignment (without timestamps)."""

@@ -117,8 +117,10 @@ def decode(
         said = torch.stack([chosen.double(), logprob.double(), entropy.double()], 1).tolist()  # one wait for the device
         for i, (token, p, h) in zip(rows, said, strict=True):
             if i not in ended:
-                for values, value in zip(found[i], (int(token), p, h), strict=True):
-                    values.append(value)
+                tokens, chances, spread = found[i]
+                tokens.append(int(token))
+                chances.append(p)
+                spread.append(h)
                 if int(token) == rules.tokens.end:
                     ended.add(i)
         left = [at for at, i in enumerate(rows) if i not in ended]

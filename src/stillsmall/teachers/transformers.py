@@ -67,7 +67,7 @@ class TransformersTeacher(WhisperTeacher):
             limit = self.room(len(heads[0]) - 1 + len(prefixes[0]))
             said = greedy.decode(steps, logits, self.rules, requests[0].timestamps, limit, temperature, seeds)
         return [
-            Decoded(tuple(tokens), language, quiet, *(ear or (None, None)), tuple(logprob), tuple(entropy))
+            Decoded(tuple(tokens), language, quiet, ear, tuple(logprob), tuple(entropy))
             for (tokens, logprob, entropy), language, quiet, ear in zip(said, languages, silence, heard, strict=True)
         ]
 
@@ -82,7 +82,7 @@ class TransformersTeacher(WhisperTeacher):
         for tokens, (_, logprob, entropy), quiet, ear in zip(
             sequences, forced, silence, self._heard_languages(first), strict=True
         ):
-            made = Decoded(tuple(tokens), "", quiet, *(ear or (None, None)), tuple(logprob), tuple(entropy))
+            made = Decoded(tuple(tokens), "", quiet, ear, tuple(logprob), tuple(entropy))
             found.append(self._measures(made))
         return found
 

@@ -41,8 +41,7 @@ class Decoded:
     tokens: tuple[int, ...]
     language: str
     no_speech_prob: float | None = None
-    heard_language: str | None = None
-    heard_language_prob: float | None = None
+    heard: tuple[str, float] | None = None  # the likeliest language and its share among the model's
     token_logprob: tuple[float, ...] | None = None
     token_entropy: tuple[float, ...] | None = None
     temperature: float = 0.0
@@ -143,8 +142,13 @@ class WhisperTeacher(ABC):
 
     def _measures(self, made: Decoded) -> dict[str, Any]:
         said = [token < self.tokens.timestamp_begin for token in made.tokens]
-        columns = ("no_speech_prob", "heard_language", "heard_language_prob", "token_logprob", "token_entropy")
-        return {name: getattr(made, name) for name in columns} | {
+        language, chance = made.heard or (None, None)
+        return {
+            "no_speech_prob": made.no_speech_prob,
+            "heard_language": language,
+            "heard_language_prob": chance,
+            "token_logprob": made.token_logprob,
+            "token_entropy": made.token_entropy,
             "mean_logprob": _mean(made.token_logprob, said),  # of the words and the end: times are unsure by nature
             "mean_entropy": _mean(made.token_entropy, said),
         }
