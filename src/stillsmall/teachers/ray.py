@@ -14,6 +14,7 @@ from typing import Any
 
 from stillsmall import cache
 
+PLACE_S = 600  # without any actor
 ATTEMPTS = 5  # of one shard, on other actors, before the fault is taken for the shard's
 
 
@@ -28,6 +29,9 @@ class Worker:
         cache.ROOT = Path(root)
         self.teacher, self.work = labelling.teacher(), work
 
+    def ready(self) -> None:
+        """The teacher is loaded."""
+
     def label(self, job: Any, path: Path) -> None:
         if not path.is_file():  # another actor may have finished it just before its node went
             self.work(self.teacher, job, path)
@@ -38,7 +42,8 @@ def run(
 ) -> None:
     """Labels every (job, path) with `labelling.config.ray_actors` actors; raises what a shard raises.
 
-    Raises ClusterError where a shard has lost its actor `ATTEMPTS` times, or where no actor can be placed.
+    Raises ClusterError where a shard has lost its actor `ATTEMPTS` times, where so many actors died while they loaded
+    (no model, no memory), or where none can be placed.
     """
     import ray
 
@@ -68,32 +73,54 @@ class _Crew:
         self.size = size
 
     def finish(self, queue: list[tuple[Any, Path]], advance: Callable[[int], None]) -> None:
+        """Every shard of the queue. An actor gets a shard when it is there: one that cannot be placed holds none."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        idle = [self.hire() for _ in range(self.size)]
-        busy: dict[Any, tuple[Any, tuple[Any, Path]]] = {}
-        lost: dict[Path, int] = {}
-        while queue or busy:
-            while queue and idle:
-                actor, (job, path) = idle.pop(), queue.pop(0)
-                busy[actor.label.remote(job, path)] = (actor, (job, path))
-            (done, *_), _ = ray.wait(list(busy), num_returns=1)
-            actor, (job, path) = busy.pop(done)
+        hands: dict[Any, tuple[Any, tuple[Any, Path] | None]] = {}  # None: the actor is being placed
+        for _ in range(self.size):
+            self._place(hands)
+        lost: dict[str, int] = {}
+        while queue or any(shard for _, shard in hands.values()):
+            done = self._next(hands)
+            actor, shard = hands.pop(done)
             try:
                 ray.get(done)
+                advance(1 if shard else 0)
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None
             except RayActorError as error:
-                lost[path] = lost.get(path, 0) + 1
-                if lost[path] >= ATTEMPTS:
-                    raise ClusterError(f"{job.name}: its actor was lost {ATTEMPTS} times: {_words(error)}") from error
-                print(f"{job.name}: its node or actor is gone; another takes it up", file=sys.stderr)
-                queue.insert(0, (job, path))
-                idle.append(self.hire())
+                _count(lost, shard, error)
+                if shard:
+                    queue.insert(0, shard)
+                self._place(hands)
                 continue
-            idle.append(actor)
-            advance(1)
+            if queue:
+                job, path = queue.pop(0)
+                hands[actor.label.remote(job, path)] = (actor, (job, path))
+
+    def _place(self, hands: dict[Any, Any]) -> None:
+        actor = self.hire()
+        hands[actor.ready.remote()] = (actor, None)
+
+    def _next(self, hands: dict[Any, Any]) -> Any:
+        """The next thing that is done. ClusterError where for long nobody works and nobody can be placed."""
+        import ray
+
+        working = any(shard for _, shard in hands.values())
+        done, _ = ray.wait(list(hands), num_returns=1, timeout=None if working else PLACE_S)
+        if not done:
+            raise ClusterError(f"no actor could be placed in {PLACE_S} s; the cluster has {ray.available_resources()}")
+        return done[0]
+
+
+def _count(lost: dict[str, int], shard: tuple[Any, Path] | None, error: Exception) -> None:
+    """Says that an actor is gone, and with which shard; ClusterError where that is too often."""
+    name = shard[0].name if shard else "while it loaded the teacher"
+    lost[name] = lost.get(name, 0) + 1
+    if lost[name] >= ATTEMPTS:
+        raise ClusterError(f"{name}: an actor was lost {ATTEMPTS} times: {_words(error)}") from error
+    print(f"{name}: a node or actor is gone; another takes its place", file=sys.stderr)
 
 
 def _words(error: BaseException) -> str:
