@@ -22,7 +22,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
-    {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring"},
+    {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
     {"training", "tracking", "lineage"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
@@ -33,7 +33,8 @@ TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
 }
-NOWHERE = {"ray", "dvc"}  # DVC runs us, we do not run DVC
+RAY = {"teachers"}
+NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC
 LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
@@ -44,6 +45,8 @@ LIGHT = {
         "voice_activity",
         "language_identity",
         "measures",
+        "plan",
+        "backends",
         "scoring",
         "filtering",
         "judgement",
@@ -131,6 +134,10 @@ def users(root: Path, library: str) -> set[str]:
 
 def test_mlflow_lives_in_tracking_registry_and_serving_only(root: Path) -> None:
     assert users(root, "mlflow") == MLFLOW
+
+
+def test_ray_lives_where_labels_are_made_on_a_cluster_only(root: Path) -> None:
+    assert users(root, "ray") == RAY
 
 
 @pytest.mark.parametrize("library", sorted(NOWHERE))

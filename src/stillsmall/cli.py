@@ -127,6 +127,56 @@ def transcribe(
 
 
 @main.command()
+@click.option("--hours", type=click.FloatRange(min=0), help="Hours of training audio; without it: those at hand.")
+@click.option("--rate", "rates", multiple=True, metavar="STAGE=X", help="Times real time (distill: steps a second).")
+@click.option("--measure", is_flag=True, help="Measure teacher and validator, as configured, on a few clips.")
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many clips to measure on."
+)
+@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of one machine, in your money.")
+@PARAMS
+def plan(
+    hours: float | None, rates: tuple[str, ...], measure: bool, clips: int, price_per_hour: float | None, params: Path
+) -> None:
+    """Before anything runs: hours of audio, compute hours, disk and money, with the working.
+
+    \b
+    stillsmall plan                                           the audio at hand, rates of metrics/speed.json
+    stillsmall plan --measure --price-per-hour 2.50           rates measured now
+    stillsmall plan --hours 60000 --rate pseudo_label=180     no audio and no model needed
+    """
+    from stillsmall import config
+    from stillsmall import plan as room
+
+    given = {}
+    for word in rates:
+        name, _, value = word.partition("=")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise click.UsageError(f"--rate: got '{word}'; expected STAGE=NUMBER, such as pseudo_label=180") from None
+    root, some = params.resolve().parent, clips if measure else None
+    for line in room.show(room.planned(config.load(params), root, hours, given, some, price_per_hour)):
+        click.echo(line)
+
+
+@main.command()
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many, of data/prepared/train."
+)
+@click.option("--section", type=click.Choice(["pseudo_label", "validate"]), default="pseudo_label", show_default=True)
+@PARAMS
+def backends(clips: int, section: str, params: Path) -> None:
+    """Whether the labelling backends say the same: identical texts, the error rate between them, what differs."""
+    from stillsmall import backends as room
+    from stillsmall import config
+
+    some = room.some(params.resolve().parent / "data/prepared/train", clips)
+    for line in room.show(room.compare(config.load(params), some, section)):
+        click.echo(line)
+
+
+@main.command()
 @PARAMS
 def register(params: Path) -> None:
     """Put models/student into the model registry with its lineage; the same model twice is one version."""

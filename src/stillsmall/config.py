@@ -31,6 +31,9 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+ComputeType = Literal[
+    "auto", "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16"
+]
 
 
 class Run(Section):
@@ -56,20 +59,37 @@ class Prepare(Section):
     workers: Positive
 
 
-class Transcribe(Section):
-    """What `pseudo_label` and `validate` share: which model, and how it decodes."""
+class Decoding(Section):
+    """How a model decodes, whoever it is: of `pseudo_label`, `validate` and `evaluate`."""
 
-    model: str
-    revision: str | None
     backend: str
     language: str
-    task: Literal["transcribe", "translate"]
     timestamps: bool
     num_beams: Positive
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    compression_ratio_threshold: Annotated[float, Field(gt=0)] | None
+    logprob_threshold: Annotated[float, Field(lt=0)] | None
+    no_speech_threshold: Share | None
+    long_form: Literal["sequential", "chunked"]
+    condition_on_previous_text: bool
     batch_size: Positive
     max_new_tokens: Positive | None
     device: Device
     dtype: Dtype
+    compute_type: ComputeType
+
+
+class Transcribe(Decoding):
+    """What `pseudo_label` and `validate` share: which model, how it decodes, and where."""
+
+    model: str
+    revision: str | None
+    task: Literal["transcribe", "translate"]
+    max_failed_share: Share
+    executor: Literal["local", "ray"]
+    ray_address: str | None
+    ray_actors: Positive
+    gpus_per_actor: Annotated[float, Field(ge=0)]
 
 
 class Score(Section):
@@ -152,15 +172,7 @@ class Distill(Section):
     dtype: Dtype
 
 
-class Evaluate(Section):
-    backend: str
-    batch_size: Positive
-    language: str
-    timestamps: bool
-    max_new_tokens: Positive | None
-    num_beams: Positive
-    device: Device
-    dtype: Dtype
+class Evaluate(Decoding):
     speed_clips: Positive
     speed_rounds: Positive
 

@@ -31,7 +31,13 @@ class EvaluationError(ValueError):
 def who(params: Params, student: Path) -> dict[str, Labelling]:
     """How each system transcribes the test set: the same decoding for both."""
     decode = params.evaluate.model_dump(exclude={"speed_clips", "speed_rounds"})
-    common = {"task": params.pseudo_label.task, **decode}
+    here = {"executor": "local", "ray_address": None, "ray_actors": 1, "gpus_per_actor": 0.0}
+    common = {
+        "task": params.pseudo_label.task,
+        "max_failed_share": 1.0,
+        **here,
+        **decode,
+    }  # the failed count as unheard
     models = {"teacher": (params.pseudo_label.model, params.pseudo_label.revision), "student": (str(student), None)}
     return {
         name: Labelling(
@@ -44,7 +50,7 @@ def who(params: Params, student: Path) -> dict[str, Labelling]:
 def transcribe(params: Params, split: Path, student: Path, out: Path) -> None:
     """Hypotheses of both systems under `out/teacher` and `out/student`, in resumable shards."""
     for name, how in who(params, student).items():
-        labelling.transcribe(labelling.utterances(split), how, out / name)
+        labelling.transcribe(labelling.utterances(split), how, out / name, out / f"{name}_failed.parquet")
 
 
 def joined(folder: Path) -> dict[str, str]:
@@ -178,7 +184,8 @@ def _some_clips(split: Path, most: int, window_s: float) -> list[Clip]:
     if not rows:
         raise EvaluationError(f"no test utterance fits the model's window of {window_s} s; there is nothing to time")
     wanted = {row["utt_id"] for row in rows[:: max(1, len(rows) // most)][:most]}
-    return [clip for job in labelling.utterances(split) for clip in job.clips() if clip.utt_id in wanted]
+    clips = [clip for job in labelling.utterances(split) for clip in job.clips() if clip.utt_id in wanted]
+    return [clip for clip in clips if isinstance(clip, Clip)]
 
 
 def _figures(system: Any, took: list[float], seconds: float) -> dict[str, Any]:

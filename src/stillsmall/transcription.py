@@ -8,10 +8,14 @@ from typing import Any
 
 from stillsmall import audio
 from stillsmall.config import Run, Transcribe
-from stillsmall.teachers.base import Clip
+from stillsmall.teachers.base import Clip, Failed
 from stillsmall.text import join
 
 PIECE_S = 600.0  # a long file is heard in pieces of at most this, cut at quiet places
+
+
+class TranscriptionError(RuntimeError):
+    """Audio on which the model fails."""
 
 
 def transcribe_files(
@@ -29,7 +33,10 @@ def transcribe_files(
     config = Transcribe.model_validate(
         {"model": model, "revision": None, "backend": "transformers", "language": language or "detect"}
         | {"task": "transcribe", "timestamps": timestamps, "num_beams": 1, "batch_size": 8, "max_new_tokens": None}
-        | {"device": device, "dtype": "float32"}
+        | {"device": device, "dtype": "float32", "compute_type": "auto", "temperatures": [0.0]}
+        | {"compression_ratio_threshold": None, "logprob_threshold": -1.0, "no_speech_threshold": 0.6}
+        | {"long_form": "sequential", "condition_on_previous_text": False, "max_failed_share": 0.0}
+        | {"executor": "local", "ray_address": None, "ray_actors": 1, "gpus_per_actor": 0.0}
     )
     teacher = TransformersTeacher(config, Run(seed=0, threads=threads or os.cpu_count() or 1), ".", "transcribe")
     for path in paths:
@@ -37,7 +44,10 @@ def transcribe_files(
         heard = language or "en"
         for first, samples in audio.pieces(audio.stream(path), PIECE_S):
             start = first / audio.SAMPLE_RATE
-            for row in teacher.transcribe([Clip(str(path), samples, None)])[0]:
+            rows = teacher.transcribe([Clip(str(path), samples, None)])[0]
+            if isinstance(rows, Failed):
+                raise TranscriptionError(f"{path}, from {start:.0f} s on: {rows.reason}: {rows.detail}")
+            for row in rows:
                 begin, heard = start + row.start_s, row.language
                 segments += [
                     {"start": round(begin + s.start, 3), "end": round(begin + s.end, 3), "text": s.text}

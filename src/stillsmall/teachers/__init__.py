@@ -2,5 +2,6 @@
 
 TABLE = {
     "transformers": "stillsmall.teachers.transformers:TransformersTeacher",
+    "ctranslate2": "stillsmall.teachers.ctranslate2:CTranslate2Teacher",
     "fake": "stillsmall.teachers.fake:FakeTeacher",
 }

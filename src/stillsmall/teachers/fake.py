@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillsmall.config import Run, Transcribe
 from stillsmall.metrics import compression_ratio
-from stillsmall.teachers.base import Clip, Hypothesis, Segment
+from stillsmall.teachers.base import Clip, Failed, Hypothesis, Segment
 
 WINDOW_S = 30.0
 
@@ -20,7 +20,7 @@ class FakeTeacher:
     def __init__(self, config: Transcribe, run: Run, models_root: str | Path, path: str) -> None:
         self.revision = f"fake-{config.model}"
 
-    def transcribe(self, clips: Sequence[Clip]) -> list[list[Hypothesis]]:
+    def transcribe(self, clips: Sequence[Clip]) -> list[list[Hypothesis] | Failed]:
         return [self._one(clip) for clip in clips]
 
     def _one(self, clip: Clip) -> list[Hypothesis]:

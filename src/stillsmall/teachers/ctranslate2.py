@@ -1,0 +1,177 @@
+"""The teacher through CTranslate2 (the engine of faster-whisper): converted once, then several times as fast.
+
+Any Whisper folder or hub id is converted on first use and kept under the digest of its weights, the number type and
+CTranslate2's version. What this engine cannot give is None or refused: it draws samples from a generator that cannot
+be seeded per utterance, so `temperatures` has to be [0.0]; it scores no given text, so chunks of long recordings have a
+mean log-probability (of their words, by forced alignment) but none per token, and no entropy.
+Per-token measures of short clips are those of the tokens that its rules still allow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import torch
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
+
+from stillsmall import cache, compute
+from stillsmall.audio import SAMPLE_RATE
+from stillsmall.config import ConfigError, Run, Transcribe
+from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
+from stillsmall.whisper_tokens import WhisperTokens
+
+ANY_INITIAL_TIMESTAMP = 1 << 20  # where the generation config sets no limit
+STORED = {"auto": "float16"}  # how weights are kept on disk; all other types are kept as they compute
+
+
+class CTranslate2Teacher(WhisperTeacher):
+    """`Teacher` for Whisper models in CTranslate2. `compute_type` says how it computes; `dtype` is torch's."""
+
+    def __init__(self, config: Transcribe, run: Run, models_root: str | Path, path: str) -> None:
+        super().__init__(config, run, path)
+        if any(config.temperatures):
+            raise ConfigError(
+                f"{path}.temperatures: got {config.temperatures}; this backend samples without a seed per utterance, "
+                "so it takes [0.0] alone; use backend: transformers for a fallback by temperature"
+            )
+        compute.quiet()
+        source, self.revision = compute.locate(models_root, config.model, config.revision, path)
+        where = {} if Path(source).is_dir() else {"revision": config.revision}
+        self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
+        shape: Any = WhisperConfig.from_pretrained(source, **where)
+        self.generation: Any = GenerationConfig.from_pretrained(source, **where)
+        self.tokens = WhisperTokens.of(self.processor.tokenizer, self.generation)
+        self.window_s = self.processor.feature_extractor.n_samples / SAMPLE_RATE
+        self.positions = shape.max_target_positions
+        self.device = compute.device(config.device).type
+        self.folder = converted(source, self.revision, config.compute_type, self.processor, where)
+        self.model = ctranslate2.models.Whisper(
+            str(self.folder), device=self.device, compute_type=config.compute_type, intra_threads=run.threads
+        )
+        # CTranslate2 detects languages only with the vocabularies that OpenAI published: others get a torch decoder
+        detects = self.model.is_multilingual or not self.tokens.languages
+        self.ear = None if detects else _Ear(source, where, self.tokens, run.threads)
+        if config.language not in ("per_utterance", "detect"):
+            self.tokens.require_language(config.language, f"{path}.language")
+
+    def decode(self, requests: Sequence[Request], temperature: float) -> list[Decoded]:
+        states = self._encode(requests)
+        heard = self._heard_languages(states)
+        languages = [r.language or (h[0] if h else "en") for r, h in zip(requests, heard, strict=True)]
+        prefixes = [self.tokens.prefix(name, self.config.task, requests[0].timestamps) for name in languages]
+        prompts = [[*r.prompt, *prefix] for r, prefix in zip(requests, prefixes, strict=True)]
+        limit = self.room(len(prompts[0]))
+        latest = getattr(self.generation, "max_initial_timestamp_index", None)
+        made = self.model.generate(
+            states,
+            prompts,
+            beam_size=self.config.num_beams,
+            max_length=max(2 * limit, limit + len(prompts[0])),  # it generates min(half of this, this - the prompt)
+            return_scores=True,
+            return_no_speech_prob=True,
+            return_logits_vocab=self.config.num_beams == 1,
+            max_initial_timestamp_index=ANY_INITIAL_TIMESTAMP if latest is None else latest,
+            suppress_tokens=list(getattr(self.generation, "suppress_tokens", None) or []),
+            suppress_blank=bool(getattr(self.generation, "begin_suppress_tokens", None)),
+        )
+        return [self._decoded(one, language, ear) for one, language, ear in zip(made, languages, heard, strict=True)]
+
+    def _decoded(self, made: Any, language: str, ear: tuple[str, float] | None) -> Decoded:
+        tokens = [t for t in made.sequences_ids[0] if t != self.tokens.end]
+        tokens.append(self.tokens.end)
+        logprob, entropy = _measured(made.logits[0], tokens) if made.logits else (None, None)
+        return Decoded(tuple(tokens), language, made.no_speech_prob, ear, logprob, entropy)
+
+    def measure(self, requests: Sequence[Request], sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        """The mean log-probability of the words, by CTranslate2's forced alignment (without timestamps)."""
+        states = self._encode(requests)
+        prefix = self.tokens.prefix(requests[0].language or "en", self.config.task, True)
+        words = [[t for t in tokens if t < self.tokens.end] for tokens in sequences]
+        frames = [max(2, len(r.audio) // self.processor.feature_extractor.hop_length) for r in requests]
+        aligned = self.model.align(states, prefix, words, frames)
+        found = []
+        for one, ear in zip(aligned, self._heard_languages(states), strict=True):
+            chances = np.maximum(np.asarray(one.text_token_probs, np.float64), np.finfo(np.float32).tiny)
+            mean = float(np.log(chances).mean()) if len(chances) else None
+            language, chance = ear or (None, None)
+            found.append({"mean_logprob": mean, "heard_language": language, "heard_language_prob": chance})
+        return found
+
+    def _encode(self, requests: Sequence[Request]) -> Any:
+        extract = self.processor.feature_extractor
+        made = extract([r.audio for r in requests], sampling_rate=SAMPLE_RATE, return_tensors="np").input_features
+        features = ctranslate2.StorageView.from_array(np.ascontiguousarray(made, np.float32))
+        return self.model.encode(features, to_cpu=self.ear is not None)
+
+    def _heard_languages(self, states: Any) -> list[tuple[str, float] | None]:
+        """The likeliest language of each window and its share among all."""
+        if not self.tokens.languages:
+            return [None] * states.shape[0]
+        if self.ear is not None:
+            return self.ear(states)
+        return [(one[0][0].strip("<|>"), float(one[0][1])) for one in self.model.detect_language(states)]
+
+
+def _measured(
+    logits: Sequence[Any], tokens: Sequence[int]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """(log-probabilities, entropies) of tokens from one row of logits a step; None where the end was never reached."""
+    if len(logits) != len(tokens):
+        return None, None
+    table = np.stack([np.asarray(row, np.float32).reshape(-1) for row in logits])
+    table -= table.max(1, keepdims=True)
+    chances = np.exp(table)
+    total = chances.sum(1, keepdims=True)
+    table -= np.log(total)
+    chances /= total
+    logprob = table[np.arange(len(tokens)), list(tokens)]
+    entropy = -np.where(chances > 0, chances * table, 0).sum(1)
+    return tuple(logprob.tolist()), tuple(entropy.tolist())
+
+
+class _Ear:
+    """The language of encoder states by one step of the model's decoder in torch, for vocabularies of one's own."""
+
+    def __init__(self, source: str, where: dict[str, Any], tokens: WhisperTokens, threads: int) -> None:
+        compute.set_threads(threads)
+        model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **where)
+        self.decoder, self.project = model.model.decoder.eval(), model.proj_out
+        self.start, self.names, self.ids = tokens.start, list(tokens.languages), list(tokens.languages.values())
+
+    @torch.inference_mode()
+    def __call__(self, states: Any) -> list[tuple[str, float] | None]:
+        encoded = torch.from_numpy(np.array(states.to(ctranslate2.DataType.float32)))
+        start = torch.full((len(encoded), 1), self.start)
+        out = self.decoder(input_ids=start, encoder_hidden_states=encoded, use_cache=False).last_hidden_state[:, -1]
+        best = self.project(out)[:, self.ids].softmax(-1).max(-1)
+        return [(self.names[i], float(p)) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def converted(source: str, revision: str, compute_type: str, processor: Any, where: dict[str, Any]) -> Path:
+    """The folder of the converted model, made on first use: whole or not at all, tokenizer and features beside it."""
+    kind = STORED.get(compute_type, compute_type)
+    key = cache.digest([revision, kind, ctranslate2.__version__])
+    folder = cache.ROOT / "ctranslate2" / key
+    if (folder / "model.bin").is_file():
+        return folder
+    partial = folder.with_name(f".{key}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        ctranslate2.converters.TransformersConverter(source, **where).convert(str(partial), quantization=kind)
+        processor.tokenizer.save_pretrained(partial)
+        processor.feature_extractor.save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "model.bin").is_file():  # another process was first otherwise, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
