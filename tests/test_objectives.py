@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from stillsmall.config import ConfigError, plugin_section
+from stillsmall.config import ConfigError
 from stillsmall.objectives.base import IGNORED, ObjectiveError, Signals, reduce
-from stillsmall.objectives.ce import CrossEntropy
-from stillsmall.objectives.kd import KnowledgeDistillation
+from stillsmall.objectives.build import build
 
 
 def signals(student, labels, teacher=None):
@@ -18,10 +17,10 @@ def signals(student, labels, teacher=None):
 
 def kd(ce_weight=0.8, kl_weight=1.0, temperature=2.0):
     section = {"kd": {"ce_weight": ce_weight, "kl_weight": kl_weight, "temperature": temperature}}
-    return KnowledgeDistillation(plugin_section(section, "objectives", "kd", KnowledgeDistillation.Config))
+    return build(section, "kd")
 
 
-ce = CrossEntropy(CrossEntropy.Config())
+ce = build({}, "ce")
 
 
 def test_cross_entropy_of_a_uniform_student_is_log_of_the_vocabulary():
@@ -83,7 +82,7 @@ def test_different_vocabularies_are_refused():
 
 
 def test_kd_without_teacher_logits_says_what_it_needs():
-    with pytest.raises(ObjectiveError, match="'kd' needs teacher"):
+    with pytest.raises(ObjectiveError, match="objectives.kd needs teacher"):
         kd().forward(signals(torch.zeros(1, 1, 5), torch.tensor([[0]])))
 
 

@@ -16,18 +16,20 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from stillsmall import cache, compute, student
 from stillsmall import data as training_data
 from stillsmall.audio import SAMPLE_RATE
-from stillsmall.config import ConfigError, Params, plugin_section
+from stillsmall.config import ConfigError, Params
 from stillsmall.data import Example
 from stillsmall.encoder_states import EncoderStates, audio_digest
-from stillsmall.objectives import TABLE
 from stillsmall.objectives.base import Objective
+from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
-from stillsmall.plugins import require, resolve
 from stillsmall.progress import progress
 from stillsmall.training import Trainer
 from stillsmall.whisper_tokens import WhisperTokens
 
-CODE = ("training", "checkpoints", "data", "packing", "encoder_states", "student", "whisper_tokens", "objectives.base")
+CODE = (
+    *("training", "checkpoints", "data", "packing", "encoder_states", "student", "whisper_tokens"),
+    *("objectives.base", "objectives.build", "objectives.schedules"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,27 @@ def distill(params: Params, paths: Paths) -> None:
     check(params)
     compute.quiet()
     compute.set_threads(params.run.threads)
-    kind = resolve(TABLE, params.distill.objective, "distill.objective")
-    section = plugin_section(params.objectives, "objectives", params.distill.objective, kind.Config)
+    objective = build(params.objectives, params.distill.objective)
     source, revision = compute.locate(
         params.models.root, params.pseudo_label.model, params.pseudo_label.revision, "pseudo_label"
     )
     teacher, processor = load_teacher(source, params)
     learner = student.build(teacher, params.student)
     found, skipped, targets = usable(params, paths, processor, teacher)
-    identity = [params.distill.model_dump(), section.model_dump(), params.student.model_dump(), params.run.model_dump()]
+    chosen = params.objectives.get(params.distill.objective)
+    identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
     audio = audio_digest(paths.split)
-    code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), kind.__module__)
+    code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective))
     key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    trainer = assemble(params, paths, (teacher, learner, processor), kind(section), targets, found, audio, key)
+    trainer = assemble(params, paths, (teacher, learner, processor), objective, targets, found, audio, key)
     rows = trainer.run()
     _write(params, paths, trainer, processor, rows, skipped)
 
 
 def check(params: Params) -> None:
     """ConfigError for parameters that are valid one by one and impossible together."""
-    for name in params.objectives:
-        require(TABLE, name, f"objectives.{name}")
+    for name, given in params.objectives.items():
+        section(name, given)
     if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
         raise ConfigError(
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
@@ -79,6 +81,11 @@ def check(params: Params) -> None:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
         )
+
+
+def modules_of(objective: Objective) -> list[str]:
+    """The code of an objective and of every one inside it."""
+    return sorted({type(m).__module__ for m in objective.modules() if isinstance(m, Objective)})
 
 
 def load_teacher(source: str, params: Params) -> tuple[Any, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stillsmall import cache
-from stillsmall.config import PARAMS, ConfigError, Params, parse, plugin_section, read_yaml
-from stillsmall.plugins import nearest, resolve
+from stillsmall.config import PARAMS, ConfigError, Params, parse, read_yaml
+from stillsmall.plugins import nearest
 
 RECIPES = Path("recipes")
 PLUGINS = ("filters", "objectives")  # sections that hold one section per plugin
@@ -107,20 +107,16 @@ def check(tree: dict[str, Any], changed: Iterable[str] | None = None) -> None:
     params = parse(Params, tree, "")
     sources.load(params.prepare.sources)
     filtering.rules(params.filter, params.filters)
-    if params.distill.objective not in objectives.TABLE:
+    if params.distill.objective not in {*objectives.TABLE, *params.objectives}:
         raise ConfigError(
             f"distill.objective: unknown '{params.distill.objective}'; "
-            f"{nearest(params.distill.objective, objectives.TABLE)}"
+            f"{nearest(params.distill.objective, {*objectives.TABLE, *params.objectives})}"
         )
     if changed is None or any(path.startswith(("objectives.", "distill.objective")) for path in changed):
-        check_plugins(tree, "objectives", objectives.TABLE)
+        from stillsmall.objectives.build import section
 
-
-def check_plugins(tree: dict[str, Any], kind: str, table: Mapping[str, str]) -> None:
-    """Each section under `objectives` against the `Config` of the plugin that it is for."""
-    for name in tree[kind]:
-        plugin = resolve(table, name, kind)
-        plugin_section(tree[kind], kind, name, plugin.Config)
+        for name, given in params.objectives.items():
+            section(name, given)
 
 
 def _lay(tree: Any, overlay: Mapping[str, Any], path: str) -> None:

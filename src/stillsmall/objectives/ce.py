@@ -1,22 +1,17 @@
-"""Fine-tuning on (pseudo-)labels: token cross-entropy. The baseline of every paper here; it needs no teacher."""
+"""Fine-tuning on (pseudo-)labels: the task's own loss. The baseline of every paper here; it needs no teacher."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from stillsmall.config import Section
-from stillsmall.objectives.base import Signals, TokenLoss, token_cross_entropy
+from stillsmall.objectives.base import Objective, Signals, TokenLoss, task_loss
 
 
-class CrossEntropy:
+class CrossEntropy(Objective):
+    """Cross-entropy by token for sequence-to-sequence models, CTC for CTC models."""
+
     class Config(Section):
         pass
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
     def forward(self, signals: Signals) -> TokenLoss:
-        loss = token_cross_entropy(signals)
+        loss = task_loss(signals)
         return TokenLoss(loss, {"ce": loss.detach()})

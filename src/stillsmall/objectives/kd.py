@@ -7,15 +7,15 @@ The public code weighs 0.8 (CE) and 1.0 (KL) with T = 2, as K2D (2407.10603) doe
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from stillsmall.config import Section
-from stillsmall.objectives.base import Signals, TokenLoss, require, token_cross_entropy, token_kl
+from stillsmall.objectives.base import Objective, Signals, TokenLoss, require, task_loss, token_kl
 
 
-class KnowledgeDistillation:
+class KnowledgeDistillation(Objective):
     class Config(Section):
         ce_weight: Annotated[float, Field(ge=0)]
         kl_weight: Annotated[float, Field(ge=0)]
@@ -27,15 +27,12 @@ class KnowledgeDistillation:
                 raise ValueError("ce_weight and kl_weight are both 0: there would be nothing to learn from")
             return self
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    needs = frozenset({"teacher"})
 
     def forward(self, signals: Signals) -> TokenLoss:
-        require(signals, self.needs, "kd")
+        require(signals, self.needs, self.path)
         assert signals.teacher_logits is not None
-        ce = token_cross_entropy(signals)
+        ce = task_loss(signals)
         kl = token_kl(signals.teacher_logits, signals.student_logits, signals.mask, self.config.temperature)
         loss = self.config.ce_weight * ce + self.config.kl_weight * kl
         return TokenLoss(loss, {"ce": ce.detach(), "kl": kl.detach()})
