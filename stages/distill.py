@@ -1,9 +1,11 @@
 """A student learns from the kept labels and the teacher.
 
     python stages/distill.py --params params.yaml --split data/prepared/train --kept data/filtered/kept.parquet \
-        --student models/student --curve metrics/training.csv --metrics metrics/distill.json
+        --student models/student --curve metrics/training.csv \
+        --samples data/distilled_samples.parquet --metrics metrics/distill.json
 
-Reads audio, kept labels and the teacher; writes the student's folder, the loss curve and a summary. Killed and started
+Reads audio, kept labels and the teacher; writes the student's folder, the loss curve, what the
+objective said of each sample, and a summary. Killed and started
 again, it goes on from its last checkpoint and ends with the same bytes.
 """
 
@@ -14,8 +16,8 @@ from stillsmall.distillation import Paths, distill
 
 
 def main(at: Namespace) -> None:
-    distill(config.load(at.params), Paths(at.split, at.kept, at.student, at.curve, at.metrics))
+    distill(config.load(at.params), Paths(at.split, at.kept, at.student, at.curve, at.samples, at.metrics))
 
 
 if __name__ == "__main__":
-    stage.run(main, __doc__ or "", "params", "split", "kept", "student", "curve", "metrics")
+    stage.run(main, __doc__ or "", "params", "split", "kept", "student", "curve", "samples", "metrics")

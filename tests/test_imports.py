@@ -22,8 +22,10 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
+    {"families", "sample_table"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
-    {"training", "tracking", "lineage"},
+    {"teacher_outputs", "tracking", "lineage"},
+    {"training"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
     {"cli"},
@@ -31,7 +33,17 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
-    *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
+    *{
+        "families",
+        "sample_table",
+        "teacher_outputs",
+        "training",
+        "distillation",
+        "evaluation",
+        "transcription",
+        "serving",
+        "doctor",
+    },
 }
 RAY = {"teachers"}
 NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC

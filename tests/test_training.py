@@ -49,7 +49,7 @@ CHANGES = {
 
 
 def paths(folder, name="one"):
-    out = [folder / name / part for part in ("student", "curve.csv", "distill.json")]
+    out = [folder / name / part for part in ("student", "curve.csv", "samples.parquet", "distill.json")]
     return distillation.Paths(folder / "train", folder / "kept.parquet", *out)
 
 
@@ -158,7 +158,12 @@ def test_killed_at_several_moments_it_ends_with_the_same_bytes(tmp_path):
 
     def start(store):
         names = {"split": "train", "kept": "kept.parquet", "student": f"{store}-out/student"}
-        names |= {"curve": f"{store}-out/curve.csv", "metrics": f"{store}-out/distill.json", "params": "params.yaml"}
+        names |= {
+            "curve": f"{store}-out/curve.csv",
+            "samples": f"{store}-out/samples.parquet",
+            "metrics": f"{store}-out/distill.json",
+            "params": "params.yaml",
+        }
         command = [sys.executable, str(ROOT / "stages/distill.py")]
         command += [word for name, value in names.items() for word in (f"--{name}", value)]
         environment = {**os.environ, "STILLSMALL_CACHE": str(tmp_path / store)}

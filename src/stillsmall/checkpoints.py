@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor
 MARK = "step-"
 
 
-def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, memory: dict[str, Any]) -> None:
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, memory: dict[str, Any]
+) -> None:
     """Writes `step-000100/` beside the others and removes older ones once it stands."""
     partial = folder / f".partial-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_trained(model), partial / "student.safetensors")
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
     save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
     (partial / "memory.json").write_text(json.dumps({"step": step, **memory}))
     final = folder / f"{MARK}{step:09d}"
@@ -29,20 +32,17 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
         shutil.rmtree(old)
 
 
-def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Puts the last whole checkpoint into model and optimizer; its memory, or None where there is none."""
+def load(folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Copies the last whole checkpoint into `tensors` and the optimizer; its memory, or None where there is none."""
     found = sorted(folder.glob(f"{MARK}*"))
     if not found:
         return None
-    model.load_state_dict(load_file(found[-1] / "student.safetensors"), strict=False)
+    with torch.no_grad():
+        for name, value in load_file(found[-1] / "tensors.safetensors").items():
+            tensors[name].copy_(value)
     _restore(optimizer, load_file(found[-1] / "optimizer.safetensors"))
     memory: dict[str, Any] = json.loads((found[-1] / "memory.json").read_text())
     return memory
-
-
-def _trained(model: Any) -> dict[str, Tensor]:
-    """Only what training changes: a frozen encoder is rebuilt from the teacher."""
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ Nothing here remembers where it is: the batch of a step is a function of (seed, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,26 +70,35 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples: `inputs` and `labels` are (B, T), padded to the longest; `index` points into the examples."""
+    """B examples: `labels` are (B, T), padded to the longest; `index` points into the examples.
+
+    `inputs` are the decoder's, (B, T); None for CTC, which has `frames` instead: (B,) frames of audio in each clip.
+    """
 
     index: tuple[int, ...]
     sample_ids: tuple[str, ...]
-    inputs: Tensor
+    inputs: Tensor | None
     labels: Tensor
+    frames: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """Positions that have a loss."""
-        return int((self.labels != IGNORED).sum())
+        """Units that have a loss: text positions, or frames."""
+        return int((self.labels != IGNORED).sum() if self.frames is None else self.frames.sum())
 
     def micro(self, size: int) -> Iterator[Batch]:
         """The batch in parts of at most `size` examples, each padded only to its own longest."""
         for begin in range(0, len(self.index), size):
             part = slice(begin, begin + size)
-            longest = int((self.labels[part] != IGNORED).nonzero()[:, 1].max()) + 1
-            yield Batch(
-                self.index[part], self.sample_ids[part], self.inputs[part, :longest], self.labels[part, :longest]
-            )
+            found = (self.labels[part] != IGNORED).nonzero()[:, 1]
+            longest = int(found.max()) + 1 if len(found) else 1
+            inputs = None if self.inputs is None else self.inputs[part, :longest]
+            frames = None if self.frames is None else self.frames[part]
+            yield Batch(self.index[part], self.sample_ids[part], inputs, self.labels[part, :longest], frames)
+
+    def to(self, device: torch.device) -> Batch:
+        moved = [None if t is None else t.to(device) for t in (self.inputs, self.labels, self.frames)]
+        return replace(self, inputs=moved[0], labels=moved[1], frames=moved[2])
 
 
 def examples(kept: Path) -> list[Example]:
@@ -112,6 +121,22 @@ def examples(kept: Path) -> list[Example]:
         )
         for row in sorted(rows, key=lambda row: str(row["utt_id"]))
     ]
+
+
+class TargetMaker(Protocol):
+    """How one family's targets are made of examples."""
+
+    seed: int
+
+    def usable(self, found: Sequence[Example]) -> tuple[list[Example], list[dict[str, str]]]: ...
+
+    def too_long(self, example: Example) -> str | None: ...
+
+    def length(self, example: Example) -> int:
+        """In tokens or frames: what batches are sorted by."""
+        ...
+
+    def collate(self, index: Sequence[int], found: Sequence[Example], epoch: int) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -145,6 +170,15 @@ class Targets:
             return f"label longer than {self.positions} positions"
         return None
 
+    def length(self, example: Example) -> int:
+        return len(self.tokens.target(example.text, example.language))
+
+    def collate(self, index: Sequence[int], found: Sequence[Example], epoch: int) -> Batch:
+        rows = [self.sequence(example, epoch) for example in found]
+        longest = max(len(row.inputs) for row in rows)
+        inputs = torch.tensor([row.inputs + [self.tokens.end] * (longest - len(row.inputs)) for row in rows])
+        return Batch(tuple(index), tuple(e.utt_id for e in found), inputs, padded([row.labels for row in rows]))
+
     def sequence(self, example: Example, epoch: int) -> TokenSequence:
         """The example's tokens in this epoch: with timestamps or a prompt by a draw from its own id."""
 
@@ -171,12 +205,18 @@ class Targets:
         return TokenSequence(whole[:-1], labels)
 
 
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T) labels, IGNORED where a row is shorter than the longest."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[IGNORED] * (longest - len(row))] for row in rows])
+
+
 class Batches:
     """The batch of any step: `batches(step)`."""
 
-    def __init__(self, found: Sequence[Example], targets: Targets, batch_size: int) -> None:
+    def __init__(self, found: Sequence[Example], targets: TargetMaker, batch_size: int) -> None:
         self.found, self.targets, self.batch_size = found, targets, batch_size
-        self.lengths = [len(targets.tokens.target(e.text, e.language)) for e in found]
+        self.lengths = [targets.length(e) for e in found]
         self.per_epoch = -(-len(found) // batch_size)
         self._order: tuple[int, list[list[int]]] = (-1, [])
 
@@ -185,12 +225,7 @@ class Batches:
         if self._order[0] != epoch:
             self._order = (epoch, self.order(epoch))
         index = self._order[1][number]
-        rows = [self.targets.sequence(self.found[i], epoch) for i in index]
-        longest = max(len(row.inputs) for row in rows)
-        end = self.targets.tokens.end
-        inputs = torch.tensor([row.inputs + [end] * (longest - len(row.inputs)) for row in rows])
-        labels = torch.tensor([row.labels + [IGNORED] * (longest - len(row.labels)) for row in rows])
-        return Batch(tuple(index), tuple(self.found[i].utt_id for i in index), inputs, labels)
+        return self.targets.collate(index, [self.found[i] for i in index], epoch)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Each example once: shuffled, sorted by length within buckets, and the batches shuffled again."""

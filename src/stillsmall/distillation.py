@@ -6,28 +6,28 @@ import csv
 import io
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from torch import Tensor
 
 from stillsmall import cache, compute, student
 from stillsmall import data as training_data
-from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import ConfigError, Params
-from stillsmall.data import Example
+from stillsmall.data import Example, TargetMaker
 from stillsmall.encoder_states import EncoderStates, audio_digest
+from stillsmall.families.base import Family, family_of
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
 from stillsmall.progress import progress
+from stillsmall.teacher_outputs import LiveTeachers
 from stillsmall.training import Trainer
-from stillsmall.whisper_tokens import WhisperTokens
 
 CODE = (
-    *("training", "checkpoints", "data", "packing", "encoder_states", "student", "whisper_tokens"),
+    *("training", "checkpoints", "sample_table", "data", "packing", "encoder_states", "teacher_outputs", "student"),
+    *("whisper_tokens", "families.base"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
 )
 
@@ -40,6 +40,7 @@ class Paths:
     kept: Path  # the kept labels
     student: Path  # out: the model folder
     curve: Path  # out: CSV, a row per logged step
+    samples: Path  # out: Parquet, a row per sample and step of what the objective says of samples (AdaKD's weights)
     metrics: Path  # out: JSON
 
 
@@ -52,18 +53,22 @@ def distill(params: Params, paths: Paths) -> None:
     compute.quiet()
     compute.set_threads(params.run.threads)
     objective = build(params.objectives, params.distill.objective)
-    source, revision = compute.locate(
-        params.models.root, params.pseudo_label.model, params.pseudo_label.revision, "pseudo_label"
-    )
-    teacher, processor = load_teacher(source, params)
-    learner = student.build(teacher, params.student)
-    found, skipped, targets = usable(params, paths, processor, teacher)
+    at = params.pseudo_label
+    source, revision = compute.locate(params.models.root, at.model, at.revision, "pseudo_label")
+    family = family_of(source, at.revision, "pseudo_label")
+    teacher, processor = family.load(source, at.revision, "pseudo_label")
+    teacher.to(compute.device(params.distill.device))
+    learner = family.build(teacher, params.student)
+    targets = family.targets(params, teacher, processor)
+    found, skipped = usable(params, paths, targets)
     chosen = params.objectives.get(params.distill.objective)
     identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
     audio = audio_digest(paths.split)
-    code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective))
+    code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
     key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    trainer = assemble(params, paths, (teacher, learner, processor), objective, targets, found, audio, key)
+    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio)
+    batches = training_data.Batches(found, targets, params.distill.batch_size)
+    trainer = assemble(hearing, (teacher, learner), objective, batches, cache.ROOT / "distill" / key)
     rows = trainer.run()
     _write(params, paths, trainer, processor, rows, skipped)
 
@@ -88,78 +93,62 @@ def modules_of(objective: Objective) -> list[str]:
     return sorted({type(m).__module__ for m in objective.modules() if isinstance(m, Objective)})
 
 
-def load_teacher(source: str, params: Params) -> tuple[Any, Any]:
-    """The teacher, frozen and in evaluation mode, and its processor."""
-    where = {} if Path(source).is_dir() else {"revision": params.pseudo_label.revision}
-    model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=compute.dtype("float32"), **where)
-    model.requires_grad_(False).eval().to(compute.device(params.distill.device))
-    processor: Any = WhisperProcessor.from_pretrained(source, **where)
-    compute.check_vocabulary(processor.tokenizer, model, "pseudo_label")
-    return model, processor
-
-
-def usable(
-    params: Params, paths: Paths, processor: Any, teacher: Any
-) -> tuple[list[Example], list[dict[str, str]], training_data.Targets]:
-    """The examples that fit the model, the ones that don't with the reason, and how targets are made."""
-    targets = training_data.Targets(
-        tokens=WhisperTokens.of(processor.tokenizer, teacher.generation_config),
-        positions=teacher.config.max_target_positions,
-        window_s=processor.feature_extractor.n_samples / SAMPLE_RATE,
-        task=params.pseudo_label.task,
-        seed=params.run.seed,
-        timestamp_probability=params.distill.timestamp_probability,
-        previous_text_probability=params.distill.previous_text_probability,
-    )
+def usable(params: Params, paths: Paths, targets: TargetMaker) -> tuple[list[Example], list[dict[str, str]]]:
+    """The examples that fit the model, and the ones that don't with the reason."""
     found, skipped = targets.usable(training_data.examples(paths.kept))
     if not found:
         reasons = Counter(item["reason"] for item in skipped)
         raise ConfigError(f"{paths.kept}: no label fits the model: {dict(reasons) or 'the table is empty'}")
-    packs = pack(found, params.distill.packing, lambda example: targets.too_long(example) is None)
-    return packs, skipped, targets
+    return pack(found, params.distill.packing, lambda example: targets.too_long(example) is None), skipped
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What teacher and student hear of examples, and encoder states wherever an encoder does not change."""
+
+    params: Params
+    family: Family
+    processor: Any
+    clips: training_data.Audio
+    audio: str  # its digest
+
+    def __call__(self, index: tuple[int, ...]) -> Tensor:
+        return self.family.features(self.processor, [self.clips(i) for i in index])
+
+    def states(self, model: Any) -> EncoderStates | None:
+        """Of a frozen encoder, computed once; None where the family has none."""
+        encoder = self.family.encoder(model)
+        if encoder is None:
+            return None
+        made = EncoderStates(encoder, self, self.clips, self.audio, self.params.distill.encoder_cache_gb)
+        with progress("encode", len(self.clips.found)) as advance:
+            made.fill(self.params.distill.micro_batch, advance)
+        return made
 
 
 def assemble(
-    params: Params,
-    paths: Paths,
-    models: tuple[Any, Any, Any],
-    objective: Objective,
-    targets: training_data.Targets,
-    found: Sequence[Example],
-    audio: str,
-    key: str,
+    hearing: Hearing, models: tuple[Any, Any], objective: Objective, batches: training_data.Batches, folder: Path
 ) -> Trainer:
     """The trainer, with encoder states computed once wherever an encoder does not change."""
-    teacher, learner, processor = models
-    clips = training_data.Audio(paths.split, found)
-    shared = student.shares_encoder(params.student, teacher.config.encoder_layers)
-
-    def states(model: Any) -> EncoderStates:
-        made = EncoderStates(
-            model.model.encoder, processor.feature_extractor, clips, audio, params.distill.encoder_cache_gb
-        )
-        with progress("encode", len(found)) as advance:
-            made.fill(params.distill.micro_batch, advance)
-        return made
-
-    needs_teacher = "teacher" in objective.needs
-    teacher_states = states(teacher) if needs_teacher else None
+    params, family, (teacher, learner) = hearing.params, hearing.family, models
+    taught = {"teacher", "teachers"} & objective.needs
+    teacher_states = hearing.states(teacher) if taught else None
     own = None
     if params.student.freeze_encoder:
-        own = teacher_states if shared and teacher_states else states(learner)
+        shared = teacher_states and student.shares_encoder(params.student, teacher.config.encoder_layers)
+        own = teacher_states if shared else hearing.states(learner)
+    objective.attach(learner, teacher if taught else None)
     return Trainer(
         config=params.distill,
         seed=params.run.seed,
+        family=family,
         student=learner,
-        teacher=teacher if needs_teacher else None,
         objective=objective,
-        batches=training_data.Batches(found, targets, params.distill.batch_size),
-        teacher_states=teacher_states,
+        batches=batches,
+        hear=hearing,
+        folder=folder,
+        teacher=LiveTeachers(family, [teacher], [teacher_states], hearing) if taught else None,
         student_states=own,
-        mels=lambda index: training_data.features(
-            processor.feature_extractor, [clips(i) for i in index], compute.dtype("float32")
-        ),
-        folder=cache.ROOT / "distill" / key,
     )
 
 
@@ -172,7 +161,8 @@ def _write(
     skipped: list[dict[str, str]],
 ) -> None:
     shutil.rmtree(paths.student, ignore_errors=True)
-    student.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
+    trainer.family.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
+    trainer.samples.write(paths.samples)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -20,22 +20,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stillsmall import cache, compute
-from stillsmall.data import Audio, features
+from stillsmall.data import Audio
 
 BYTES_PER_GB = 10**9
+Hear = Callable[[tuple[int, ...]], Tensor]  # indices of examples to what an encoder hears of them
 
 
 class EncoderStates:
     """States of examples by index: (B, positions, features). `cached` says whether they come from the file."""
 
-    def __init__(self, encoder: Any, extractor: Any, audio: Audio, audio_digest: str, budget_gb: float) -> None:
-        self.encoder, self.extractor, self.audio = encoder, extractor, audio
+    def __init__(self, encoder: Any, hear: Hear, audio: Audio, audio_digest: str, budget_gb: float) -> None:
+        self.encoder, self.hear, self.audio = encoder, hear, audio
         parameter = next(encoder.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.shape = (len(audio.found), encoder.config.max_source_positions, encoder.config.d_model)
         self.bytes = int(np.prod(self.shape)) * np.dtype(np.float16).itemsize
         self.cached = self.bytes <= budget_gb * BYTES_PER_GB
         self._states: np.ndarray | None = None
+        self._last: tuple[tuple[int, ...], Tensor] | None = None
         weights = hashlib.sha256(save(_plain(encoder))).hexdigest()
         cuts = [[(part.parent, part.start_s, part.end_s) for part in example.parts] for example in audio.found]
         code = cache.code_digest(__name__, "stillsmall.data", "stillsmall.audio")
@@ -45,13 +47,16 @@ class EncoderStates:
     @torch.inference_mode()
     def live(self, index: Sequence[int]) -> Tensor:
         """Computed from the audio, now."""
-        mels = features(self.extractor, [self.audio(i) for i in index], self.dtype)
-        return compute.encode(self.encoder, mels.to(self.device))
+        return compute.encode(self.encoder, self.hear(tuple(index)).to(self.device, self.dtype))
 
     def __call__(self, index: Sequence[int]) -> Tensor:
-        if self._states is None:
-            return self.live(index).clone()
-        return torch.from_numpy(self._states[list(index)]).to(self.device, self.dtype)
+        if self._last is None or self._last[0] != tuple(index):
+            if self._states is None:
+                found = self.live(index).clone()
+            else:
+                found = torch.from_numpy(self._states[list(index)]).to(self.device, self.dtype)
+            self._last = (tuple(index), found)  # teacher and student ask one after the other
+        return self._last[1]
 
     def fill(self, batch_size: int, advance: Callable[[int], None]) -> None:
         """Computes what the file lacks and maps it; goes on where a kill left off. Does nothing over the budget."""

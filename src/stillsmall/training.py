@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from stillsmall import checkpoints, compute
 from stillsmall.config import Distill
 from stillsmall.data import Batch, Batches
-from stillsmall.encoder_states import EncoderStates
-from stillsmall.objectives.base import Objective, Signals, reduce
+from stillsmall.encoder_states import EncoderStates, Hear
+from stillsmall.families.base import Family
+from stillsmall.objectives.base import Objective, ObjectiveError, Signals, reduce, sample_mean, task_loss
+from stillsmall.sample_table import SampleTable
+from stillsmall.teacher_outputs import TeacherOutputs
 
 
 class TrainingError(RuntimeError):
@@ -29,37 +31,44 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class Trainer:
-    """One distillation. The teacher's part is only there if the objective asks for it.
+    """One distillation. There is a teacher only if the objective asks for one.
 
-    `teacher_states` are the teacher's encoder states; `student_states` the student's where its encoder is frozen,
-    else None and the student hears `mels(index)` itself, with gradients.
+    `student_states` are the student's encoder states where its encoder never changes; None: it hears for itself.
     """
 
     config: Distill
     seed: int
+    family: Family
     student: Any
-    teacher: Any | None
     objective: Objective
     batches: Batches
-    teacher_states: EncoderStates | None
-    student_states: EncoderStates | None
-    mels: Callable[[tuple[int, ...]], Tensor]
+    hear: Hear
     folder: Path  # checkpoints
+    teacher: TeacherOutputs | None = None
+    student_states: EncoderStates | None = None
+    samples: SampleTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.samples = SampleTable(self.folder / "samples")
 
     def run(self, on_step: Callable[[dict[str, Any]], None] | None = None) -> list[dict[str, Any]]:
         """Trains to `config.steps`, from the last checkpoint if there is one; the logged rows of the whole run."""
-        parameters = [p for p in self.student.parameters() if p.requires_grad]
-        if not parameters:
-            raise TrainingError("the student has nothing to train: every parameter is frozen")
+        parameters = self._trained()
         optimizer = torch.optim.AdamW(
-            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98)
+            parameters.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98)
         )
-        memory = checkpoints.load(self.folder, self.student, optimizer) or {"step": 0, "rows": []}
+        tensors = {**parameters, **{f"objective.{name}": b for name, b in self.objective.named_buffers()}}
+        memory = checkpoints.load(self.folder, tensors, optimizer)
+        if memory is None:
+            self._train_mode(False)
+            self.objective.before_training(self._teacher_loss)
+            memory = {"step": 0, "rows": []}
         rows: list[dict[str, Any]] = memory["rows"]
-        self._train_mode()
+        self.samples.forget_after(memory["step"])
+        self._train_mode(True)
         with bar(self.config.steps, memory["step"]) as show:
             for step in range(memory["step"], self.config.steps):
-                row = self._step(step, optimizer, parameters)
+                row = self._step(step, optimizer, list(parameters.values()))
                 last = step + 1 == self.config.steps
                 if last or (step + 1) % self.config.log_every == 0:
                     rows.append(row)
@@ -67,14 +76,23 @@ class Trainer:
                 if on_step:
                     on_step(row)
                 if last or (step + 1) % self.config.checkpoint_every == 0:
-                    checkpoints.save(self.folder, step + 1, self.student, optimizer, {"rows": rows})
+                    self.samples.flush(step + 1)
+                    checkpoints.save(self.folder, step + 1, tensors, optimizer, {"rows": rows})
         return rows
 
-    def _train_mode(self) -> None:
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """What the optimiser moves: of the student, and of the objective's own modules."""
+        found = {f"student.{n}": p for n, p in self.student.named_parameters() if p.requires_grad}
+        if not found:
+            raise TrainingError("the student has nothing to train: every parameter is frozen")
+        return found | {f"objective.{n}": p for n, p in self.objective.trained().items()}
+
+    def _train_mode(self, on: bool) -> None:
         """Dropout where the student learns, none where it is frozen."""
-        self.student.train()
-        if self.student_states is not None:
-            self.student.model.encoder.eval()
+        self.student.train(on)
+        encoder = self.family.encoder(self.student)
+        if self.student_states is not None and encoder is not None:
+            encoder.eval()
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> dict[str, Any]:
         torch.manual_seed(compute.seed(self.seed, "step", step))  # dropout: a function of the step, as the data are
@@ -82,47 +100,67 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = self.batches(step)
-        tokens, loss, parts = batch.tokens, 0.0, dict[str, float]()
+        row = self._gradients(step, batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        if not math.isfinite(row["loss"]) or not math.isfinite(norm):
+            raise TrainingError(
+                f"step {step + 1}: loss {row['loss']}, gradient norm {norm}: not finite. Lower distill.learning_rate, "
+                f"or look at the clips of this step: {', '.join(batch.sample_ids[:5])}"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(self.student, (step + 1) / self.config.steps)
+        return {"step": step + 1, **row, "lr": rate, "gradient_norm": norm, "tokens": batch.tokens}
+
+    def _gradients(self, step: int, batch: Batch) -> dict[str, float]:
+        """Adds up the gradients of the step's micro-batches; its loss, and what the objective has to say."""
+        tokens, loss = batch.tokens, 0.0
+        parts, values = dict[str, float](), dict[str, float]()
         for micro in batch.micro(self.config.micro_batch):
-            signals = self._signals(micro, step / self.config.steps)
-            out = self.objective.forward(signals)
+            out = self.objective(self._signals(micro, step / self.config.steps))
             partial = reduce(out.per_token, tokens)
             partial.backward()
             loss += float(partial.detach())
             for name, value in out.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(reduce(value, tokens))
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingError(
-                f"step {step + 1}: loss {loss}, gradient norm {norm}: not finite. Lower distill.learning_rate, or look "
-                f"at the clips of this step: {', '.join(batch.sample_ids[:5])}"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {"step": step + 1, "loss": loss, **parts, "lr": rate, "gradient_norm": norm, "tokens": tokens}
+            for name, number in out.values.items():  # of the step: its micro-batches weighed by their clips
+                values[name] = values.get(name, 0.0) + number * len(micro.index) / len(batch.index)
+            self.samples.add(step, micro.sample_ids, out.samples)
+        return {"loss": loss, **parts, **values}
 
     def _signals(self, batch: Batch, progress: float) -> Signals:
-        inputs, labels = batch.inputs.to(self._device), batch.labels.to(self._device)
-        teacher_logits, states = None, None
+        batch, needs = batch.to(self._device), self.objective.needs
         with autocast(self._device, self.config.dtype):
-            if self.teacher is not None and self.teacher_states is not None:
-                states = self.teacher_states(batch.index)
-                with torch.no_grad():  # the teacher sees exactly the student's decoder inputs
-                    teacher_logits = self._decode(self.teacher, inputs, states)
-            if self.student_states is None:
-                heard = {"input_features": self.mels(batch.index).to(self._device)}
-                student_logits = self.student(decoder_input_ids=inputs, **heard).logits
-            else:
-                shared = self.student_states is self.teacher_states and states is not None
-                own = states if shared else self.student_states(batch.index)
-                student_logits = self._decode(self.student, inputs, own)
-        return Signals(student_logits, labels, batch.sample_ids, progress, teacher_logits=teacher_logits)
+            said = self.teacher(batch, "hidden" in needs) if self.teacher else None
+            states = self.student_states(batch.index) if self.student_states else None
+            heard = self.hear(batch.index).to(self._device) if states is None else None
+            own = self.family.forward(self.student, batch, heard, states, "hidden" in needs)
+        frames = batch.frames
+        width = own.logits.shape[1]
+        return Signals(
+            student_logits=own.logits,
+            labels=batch.labels,
+            sample_ids=batch.sample_ids,
+            progress=progress,
+            teacher_logits=said.first.logits if said else None,
+            more_teacher_logits=said.more if said else (),
+            student_hidden=own.hidden,
+            teacher_hidden=said.first.hidden if said else None,
+            frames=None if frames is None else torch.arange(width, device=self._device)[None] < frames[:, None],
+            blank=self.family.blank(self.student),
+        )
 
-    def _decode(self, model: Any, inputs: Tensor, states: Tensor | None) -> Tensor:
-        logits: Tensor = model(
-            decoder_input_ids=inputs, encoder_outputs=BaseModelOutput(last_hidden_state=states)
-        ).logits
-        return logits
+    def _teacher_loss(self, most: int) -> Tensor:
+        """(N,) mean nats per unit of the teacher on at most `most` samples of the first epoch, as they are drawn."""
+        if self.teacher is None:
+            raise ObjectiveError(f"{self.objective.path} asks for the teacher's loss, but has no teacher")
+        found: list[Tensor] = []
+        for step in range(min(self.batches.per_epoch, -(-most // self.config.batch_size))):
+            for micro in self.batches(step).micro(self.config.micro_batch):
+                with torch.no_grad():
+                    signals = self._signals(micro, 0.0)
+                    found.append(sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).cpu())
+        return torch.cat(found)[:most]
 
     @property
     def _device(self) -> torch.device:
