@@ -28,6 +28,10 @@ def example(text="the cat", previous="", parent="u", start_s=0.0, end_s=1.0, **v
     return data.Example(**{**base, **values}, text=text, previous=previous)
 
 
+def drawn(made, of, epoch):
+    return made.sequence(of, made.variant(of, epoch))
+
+
 def test_labels_are_the_inputs_one_step_later_and_the_no_timestamps_mark_is_not_learnt(tokens):
     row = targets(tokens).sequence(example(), 0)
     whole = [*tokens.prefix("en", "transcribe", False), *tokens.target("the cat", "en")]
@@ -37,14 +41,14 @@ def test_labels_are_the_inputs_one_step_later_and_the_no_timestamps_mark_is_not_
 
 
 def test_timestamps_stand_around_each_segment(tokens):
-    row = targets(tokens, timestamps=1.0).sequence(example(), 0)
+    row = drawn(targets(tokens, timestamps=1.0), example(), 0)
     stamps = [t for t in row.labels if t >= tokens.timestamp_begin]
     assert stamps == [tokens.timestamp(0.0), tokens.timestamp(1.0)]
     assert tokens.no_timestamps not in row.inputs
 
 
 def test_a_prompt_is_seen_but_not_learnt(tokens):
-    row = targets(tokens, prompts=1.0).sequence(example(previous="said nothing"), 0)
+    row = drawn(targets(tokens, prompts=1.0), example(previous="said nothing"), 0)
     start = row.inputs.index(tokens.start)
     assert row.inputs[0] == tokens.previous and start > 1
     assert row.labels[:start] == [IGNORED] * start
@@ -53,14 +57,12 @@ def test_a_prompt_is_seen_but_not_learnt(tokens):
 
 def test_half_of_the_clips_have_timestamps_and_the_draw_changes_with_the_epoch(tokens):
     made = targets(tokens, timestamps=0.5)
-    drawn = [
-        [tokens.no_timestamps not in made.sequence(example(utt_id=f"u{i}"), epoch).inputs for i in range(400)]
+    coins = [
+        [tokens.no_timestamps not in drawn(made, example(utt_id=f"u{i}"), epoch).inputs for i in range(400)]
         for epoch in (0, 1)
     ]
-    assert 160 < sum(drawn[0]) < 240 and drawn[0] != drawn[1]
-    assert drawn[0] == [
-        tokens.no_timestamps not in made.sequence(example(utt_id=f"u{i}"), 0).inputs for i in range(400)
-    ]
+    assert 160 < sum(coins[0]) < 240 and coins[0] != coins[1]
+    assert coins[0] == [tokens.no_timestamps not in drawn(made, example(utt_id=f"u{i}"), 0).inputs for i in range(400)]
 
 
 def test_previous_text_never_crosses_recordings_or_speakers(tmp_path):

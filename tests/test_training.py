@@ -107,7 +107,12 @@ def trainer_of(folder, **changes):
 
 def test_the_teacher_sees_exactly_the_students_inputs_prompt_and_all(place):
     """A student that is its teacher has no KL on prompted samples; a broken prefix would show."""
-    trainer = trainer_of(place, **{"student.decoder_layers": None, "distill.previous_text_probability": 1.0})
+    changes = {
+        "student.decoder_layers": None,
+        "distill.previous_text_probability": 1.0,
+        "distill.teacher_cache_gb": 0.0,
+    }
+    trainer = trainer_of(place, **changes)
     trainer.student.eval()
     prompted = 0
     for step in range(trainer.batches.per_epoch):

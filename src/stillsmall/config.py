@@ -166,6 +166,8 @@ class Distill(Section):
     previous_text_probability: Share
     packing: Literal["none", "recording", "speaker"]
     encoder_cache_gb: Annotated[float, Field(ge=0)]
+    teacher_cache_gb: Annotated[float, Field(ge=0)]
+    teacher_cache_top_k: Positive
     checkpoint_every: Positive
     log_every: Positive
     device: Device

@@ -19,6 +19,7 @@ from stillsmall.objectives.base import IGNORED
 from stillsmall.whisper_tokens import WhisperTokens
 
 BUCKET_BATCHES = 8  # batches are sorted by target length within so many, which keeps padding small and order random
+TIMED, PROMPTED = 1, 2  # bits of a variant
 LENGTH_SLACK_S = 0.02  # a clip may be over the window by rounding
 
 
@@ -80,6 +81,7 @@ class Batch:
     inputs: Tensor | None
     labels: Tensor
     frames: Tensor | None = None
+    variants: tuple[int, ...] = ()  # which of its family's variants (timestamps, prompt) each example is in
 
     @property
     def tokens(self) -> int:
@@ -94,7 +96,14 @@ class Batch:
             longest = int(found.max()) + 1 if len(found) else 1
             inputs = None if self.inputs is None else self.inputs[part, :longest]
             frames = None if self.frames is None else self.frames[part]
-            yield Batch(self.index[part], self.sample_ids[part], inputs, self.labels[part, :longest], frames)
+            yield Batch(
+                self.index[part],
+                self.sample_ids[part],
+                inputs,
+                self.labels[part, :longest],
+                frames,
+                self.variants[part],
+            )
 
     def to(self, device: torch.device) -> Batch:
         moved = [None if t is None else t.to(device) for t in (self.inputs, self.labels, self.frames)]
@@ -136,7 +145,13 @@ class TargetMaker(Protocol):
         """In tokens or frames: what batches are sorted by."""
         ...
 
-    def collate(self, index: Sequence[int], found: Sequence[Example], epoch: int) -> Batch: ...
+    def variants(self) -> tuple[int, ...]:
+        """Every variant that some epoch may show of an example; an example's sequence depends on nothing else."""
+        ...
+
+    def variant(self, example: Example, epoch: int) -> int: ...
+
+    def collate(self, index: Sequence[int], found: Sequence[Example], variants: Sequence[int]) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -173,20 +188,32 @@ class Targets:
     def length(self, example: Example) -> int:
         return len(self.tokens.target(example.text, example.language))
 
-    def collate(self, index: Sequence[int], found: Sequence[Example], epoch: int) -> Batch:
-        rows = [self.sequence(example, epoch) for example in found]
-        longest = max(len(row.inputs) for row in rows)
-        inputs = torch.tensor([row.inputs + [self.tokens.end] * (longest - len(row.inputs)) for row in rows])
-        return Batch(tuple(index), tuple(e.utt_id for e in found), inputs, padded([row.labels for row in rows]))
+    def variants(self) -> tuple[int, ...]:
+        """0: plain; 1: with timestamps; 2: prompted; 3: both."""
+        times = {0.0: (0,), 1.0: (TIMED,)}.get(self.timestamp_probability, (0, TIMED))
+        prompts = {0.0: (0,), 1.0: (0, PROMPTED)}.get(self.previous_text_probability, (0, PROMPTED))
+        return tuple(sorted(t + p for t in times for p in prompts))
 
-    def sequence(self, example: Example, epoch: int) -> TokenSequence:
-        """The example's tokens in this epoch: with timestamps or a prompt by a draw from its own id."""
+    def variant(self, example: Example, epoch: int) -> int:
+        """Drawn from the example's own id and the epoch. Without text before it, an example has no prompt."""
 
         def draw(kind: str) -> float:
             return compute.seed(self.seed, kind, epoch, example.utt_id) / (1 << 63)
 
-        timestamps = draw("timestamps") < self.timestamp_probability
-        return self._sequence(example, timestamps, prompted=draw("prompt") < self.previous_text_probability)
+        timed = TIMED if draw("timestamps") < self.timestamp_probability else 0
+        prompted = draw("prompt") < self.previous_text_probability and example.previous
+        return timed + (PROMPTED if prompted else 0)
+
+    def collate(self, index: Sequence[int], found: Sequence[Example], variants: Sequence[int]) -> Batch:
+        rows = [self.sequence(example, variant) for example, variant in zip(found, variants, strict=True)]
+        longest = max(len(row.inputs) for row in rows)
+        inputs = torch.tensor([row.inputs + [self.tokens.end] * (longest - len(row.inputs)) for row in rows])
+        labels = padded([row.labels for row in rows])
+        return Batch(tuple(index), tuple(e.utt_id for e in found), inputs, labels, variants=tuple(variants))
+
+    def sequence(self, example: Example, variant: int) -> TokenSequence:
+        """The example's tokens in one variant."""
+        return self._sequence(example, bool(variant & TIMED), bool(variant & PROMPTED))
 
     def _sequence(self, example: Example, timestamps: bool, prompted: bool) -> TokenSequence:
         prefix = self.tokens.prefix(example.language, self.task, timestamps)
@@ -225,7 +252,8 @@ class Batches:
         if self._order[0] != epoch:
             self._order = (epoch, self.order(epoch))
         index = self._order[1][number]
-        return self.targets.collate(index, [self.found[i] for i in index], epoch)
+        found = [self.found[i] for i in index]
+        return self.targets.collate(index, found, [self.targets.variant(example, epoch) for example in found])
 
     def order(self, epoch: int) -> list[list[int]]:
         """Each example once: shuffled, sorted by length within buckets, and the batches shuffled again."""

@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
 from stillsmall.progress import progress
-from stillsmall.teacher_outputs import LiveTeachers
+from stillsmall.teacher_cache import TeacherCache
+from stillsmall.teacher_outputs import LiveTeachers, TeacherOutputs
 from stillsmall.training import Trainer
 
 CODE = (
     *("training", "checkpoints", "sample_table", "data", "packing", "encoder_states", "teacher_outputs", "student"),
+    "teacher_cache",
     *("whisper_tokens", "families.base"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
 )
@@ -66,7 +69,7 @@ def distill(params: Params, paths: Paths) -> None:
     audio = audio_digest(paths.split)
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
     key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio)
+    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio, revision)
     batches = training_data.Batches(found, targets, params.distill.batch_size)
     trainer = assemble(hearing, (teacher, learner), objective, batches, cache.ROOT / "distill" / key)
     rows = trainer.run()
@@ -111,6 +114,7 @@ class Hearing:
     processor: Any
     clips: training_data.Audio
     audio: str  # its digest
+    teacher: str  # the identity of the teacher's weights
 
     def __call__(self, index: tuple[int, ...]) -> Tensor:
         return self.family.features(self.processor, [self.clips(i) for i in index])
@@ -131,13 +135,15 @@ def assemble(
 ) -> Trainer:
     """The trainer, with encoder states computed once wherever an encoder does not change."""
     params, family, (teacher, learner) = hearing.params, hearing.family, models
-    taught = {"teacher", "teachers"} & objective.needs
-    teacher_states = hearing.states(teacher) if taught else None
-    own = None
-    if params.student.freeze_encoder:
-        shared = teacher_states and student.shares_encoder(params.student, teacher.config.encoder_layers)
-        own = teacher_states if shared else hearing.states(learner)
+    taught = bool({"teacher", "teachers"} & objective.needs)
+    shared = student.shares_encoder(params.student, teacher.config.encoder_layers)
+    own = hearing.states(teacher if shared else learner) if params.student.freeze_encoder else None
     objective.attach(learner, teacher if taught else None)
+
+    def live() -> LiveTeachers:
+        states = own if own and shared else hearing.states(teacher)
+        return LiveTeachers(family, [teacher], [states], hearing)
+
     return Trainer(
         config=params.distill,
         seed=params.run.seed,
@@ -147,9 +153,31 @@ def assemble(
         batches=batches,
         hear=hearing,
         folder=folder,
-        teacher=LiveTeachers(family, [teacher], [teacher_states], hearing) if taught else None,
+        teacher=outputs(hearing, live, objective, batches, hearing.teacher) if taught else None,
         student_states=own,
     )
+
+
+def outputs(
+    hearing: Hearing,
+    live: Callable[[], LiveTeachers],
+    objective: Objective,
+    batches: training_data.Batches,
+    teacher: str,
+) -> TeacherOutputs:
+    """The teacher's outputs: kept ones where the objective can work with them and they fit the disk, else live."""
+    config = hearing.params.distill
+    if objective.needs & {"hidden", "teachers", "models"} or not config.teacher_cache_gb:
+        return live()
+    identity = [teacher, hearing.audio, config.dtype]
+    kept = TeacherCache(
+        live, batches.found, batches.targets, identity, config.teacher_cache_top_k, objective.temperature
+    )
+    if not kept.fits(config.teacher_cache_gb):
+        return live()
+    with progress("teacher outputs", len(kept.lengths)) as advance:
+        kept.fill(advance)
+    return kept
 
 
 def _write(

@@ -92,6 +92,13 @@ class Objective(torch.nn.Module):
     def forward(self, signals: Signals) -> TokenLoss:
         raise TypeError(f"{type(self).__name__} has no loss of its own")
 
+    @property
+    def temperature(self) -> float:
+        """The temperature at which the teacher is heard: its own, that of the first objective inside, or 1."""
+        if hasattr(self.config, "temperature"):
+            return float(self.config.temperature)
+        return next((inner.temperature for inner in self.children() if isinstance(inner, Objective)), 1.0)
+
     def attach(self, student: Any, teacher: Any | None) -> None:
         """Called once, before any checkpoint is read: may add modules to the models or look at their shapes.
 
