@@ -21,7 +21,7 @@ import copy
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from stillsmall import recipes
 from stillsmall.config import PARAMS, ConfigError, Section, parse, read_yaml
@@ -41,15 +41,22 @@ class Ablation(Section):
     contrasts: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
     seeds: list[int] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Ablation:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} hold one twice")
-        for name, pair in self.contrasts.items():
-            for arm in pair:
-                if arm not in self.arms:
-                    raise ValueError(f"contrasts.{name}: unknown arm '{arm}'; {nearest(arm, self.arms)}")
-        return self
+    @field_validator("contrasts")
+    @classmethod
+    def _of_arms(cls, given: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
+        arms = info.data.get("arms", {})
+        for name, pair in given.items():
+            for arm in pair if arms else ():
+                if arm not in arms:
+                    raise ValueError(f"{name}: unknown arm '{arm}'; {nearest(arm, arms)}")
+        return given
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, given: list[int]) -> list[int]:
+        if len(set(given)) < len(given):
+            raise ValueError("expected each seed once")
+        return given
 
     def overlays(self, arm: str, seed: int | None = None) -> list[dict[str, Any]]:
         """What recipes.use lays over params.yaml for one run (without a seed: for all of the arm's runs)."""

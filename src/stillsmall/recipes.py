@@ -77,7 +77,7 @@ def put(overlay: dict[str, Any], path: str, value: Any) -> None:
     for key in above:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"{path}: '{path}' goes below a value that another argument sets")
+            raise ConfigError(f"{path}: goes below a value that is set too; give one of the two")
     section[last] = value
 
 
