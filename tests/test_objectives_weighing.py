@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Wav2Vec2Config, WhisperConfig
 
 from objective_signals import CE, KL, all_masked, binary, ctc, made, text
 from stillsmall.config import ConfigError
 from stillsmall.objectives.base import IGNORED, Objective, ObjectiveError, TokenLoss, reduce, sample_mean
-from stillsmall.objectives.hidden import pairs
+from stillsmall.objectives.hidden import depth, pairs
 from stillsmall.objectives.superloss import best_sigma
 from stillsmall.plugins import UnknownName
 
@@ -424,3 +425,29 @@ def test_an_inner_objective_names_its_own_path_when_it_lacks_the_teacher():
     with pytest.raises(ObjectiveError, match=r"^objectives\.focal\.inner needs teacher"):
         made("focal", inner=KL)(dataclasses.replace(text(), teacher_logits=None))
     assert made("focal", inner=KL).needs == {"teacher"}
+
+
+@pytest.mark.parametrize(
+    "config", [WhisperConfig(decoder_layers=3, encoder_layers=5, d_model=24), Wav2Vec2Config(num_hidden_layers=3)]
+)
+def test_the_depth_of_a_model_is_that_of_what_puts_out_its_units(config):
+    assert depth(SimpleNamespace(config=config)) == 3
+    assert config.hidden_size in (24, 768)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["focal", "superloss", "label_smoothing", "hidden", "adakd"])
+@FAMILIES
+def test_a_gpu_gives_what_the_processor_gives(kind, family):
+    here = family()
+    states = torch.randn(3, *here.mask.shape, 5, dtype=torch.float64)
+    here = hidden(states, states.flip(0), here)
+    there = dataclasses.replace(
+        here, **{k: v.detach().cuda() for k, v in vars(here).items() if isinstance(v, torch.Tensor)},
+        student_hidden=tuple(states.cuda()), teacher_hidden=tuple(states.flip(0).cuda()),
+    )  # fmt: skip
+    for changed in [{"arm": arm} for arm in ("shuffled", "frozen", "mean_matched")] if kind == "adakd" else [{}]:
+        one, other = made(kind, **changed), made(kind, **changed).cuda()
+        if kind == "adakd":
+            one.t.fill_(1.0), other.t.fill_(1.0)
+        assert torch.allclose(one(here).per_token, other(there).per_token.cpu())

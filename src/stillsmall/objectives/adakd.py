@@ -186,7 +186,7 @@ def matching(z: Tensor) -> float:
     """
     if not len(z):
         return 0.0
-    half = z.double() / 2
+    half = z.double().cpu() / 2  # one transfer, not one a step
     low, high = -float(half.max()), -float(half.min())
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
