@@ -20,6 +20,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"plugins", "cache", "progress", "stage", "processes"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
+    {"self_teacher", "live_models"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
@@ -32,6 +33,7 @@ MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
+    *{"self_teacher", "live_models"},
 }
 RAY = {"teachers"}
 NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC
