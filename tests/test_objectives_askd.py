@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_lam_is_exactly_zero_at_u1_and_never_rises(kind: str) -> None:
     objective = askd(schedule(kind, 1.0, 0.0, until=0.7))
     values = [objective.config.lam(i / 1000) for i in range(1001)]
     assert values[0] == 1.0 and values[700] == 0.0 and set(values[700:]) == {0.0}
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 def test_a_constant_lam_without_a_self_is_exactly_kd() -> None:
