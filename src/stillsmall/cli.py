@@ -81,6 +81,27 @@ def use(what: tuple[str, ...], dry_run: bool, params: Path) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
+@PARAMS
+def ablations(name: str | None, params: Path) -> None:
+    """The ablations of recipes/ablations; with a NAME, what each of its arms changes, after checking all of them."""
+    from stillsmall import ablations as room
+
+    if name is None:
+        for found in room.available().values():
+            click.echo(f"{found.name}: arms {', '.join(found.arms)}; seeds {', '.join(map(str, found.seeds))}")
+            click.echo(click.wrap_text(found.question, 100, "    ", "    "))
+        return
+    ablation = room.read(name)
+    for arm, changes in room.check(ablation, params).items():
+        click.echo(f"{arm}:")
+        for line in [str(change) for change in changes] or ["as params.yaml has it"]:
+            click.echo(f"  {line}")
+    for what, (first, second) in ablation.contrasts.items():
+        click.echo(f"{what}: {first} less {second}")
+
+
+@main.command()
 @PARAMS
 def doctor(params: Path) -> None:
     """What this machine has and lacks; exit code 1 if something lacks that the pipeline cannot do without."""

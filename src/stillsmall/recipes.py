@@ -60,20 +60,25 @@ def assignments(pairs: Iterable[str]) -> dict[str, Any]:
     overlay: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
-        keys = path.split(".")
-        if not equals or not all(keys):
+        if not equals or not all(path.split(".")):
             raise ConfigError(f"'{pair}': expected key=value with the key's dotted path, such as distill.steps=300")
         try:
             value = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
             raise ConfigError(f"{path}: '{text}' is not a YAML value: {str(error).splitlines()[0]}") from error
-        section = overlay
-        for key in keys[:-1]:
-            section = section.setdefault(key, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"{path}: '{pair}' goes below a value that another argument sets")
-        section[keys[-1]] = value
+        put(overlay, path, value)
     return overlay
+
+
+def put(overlay: dict[str, Any], path: str, value: Any) -> None:
+    """Sets the value of a dotted path, with the sections above it."""
+    *above, last = path.split(".")
+    section = overlay
+    for key in above:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: goes below a value that is set too; give one of the two")
+    section[last] = value
 
 
 def use(overlays: Iterable[Mapping[str, Any]], params: Path = PARAMS, dry_run: bool = False) -> list[Change]:

@@ -6,7 +6,7 @@ A unit is a position of the text for a sequence-to-sequence model (Whisper) and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -102,17 +102,32 @@ class Objective(torch.nn.Module):
     def forward(self, signals: Signals) -> TokenLoss:
         raise TypeError(f"{type(self).__name__} has no loss of its own")
 
+    def nested(self) -> Iterator[Objective]:
+        """The objectives directly inside this one: the calls below reach them too, so an own version calls super's."""
+        return (module for module in self.children() if isinstance(module, Objective))
+
     def attach(self, student: Any, teacher: Any | None) -> None:
         """Called once, before any checkpoint is read: may add modules to the models or look at their shapes.
 
         Raises ConfigError for models that the objective cannot work with, before training starts.
         """
+        for objective in self.nested():
+            objective.attach(student, teacher)
 
     def before_training(self, teacher_loss: TeacherLoss) -> None:
         """Called once at step 0 (not on resuming: what it finds belongs into buffers)."""
+        for objective in self.nested():
+            objective.before_training(teacher_loss)
 
     def after_step(self, student: Any, progress: float) -> None:
         """Called after each optimiser step, with the progress that the step ended at."""
+        for objective in self.nested():
+            objective.after_step(student, progress)
+
+    def of_self(self) -> Objective | None:
+        """The objective, this one or one inside, whose self_kind, self_decay and self_from hold; None without any."""
+        found = (m for m in self.modules() if isinstance(m, Objective) and m.self_kind is not None)
+        return next(found, None)
 
     def trained(self) -> Mapping[str, torch.nn.Parameter]:
         """Parameters besides the student's that the optimiser moves, by name."""

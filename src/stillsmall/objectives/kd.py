@@ -33,6 +33,6 @@ class KnowledgeDistillation(Objective):
         require(signals, self.needs, self.path)
         assert signals.teacher_logits is not None
         ce = task_loss(signals)
-        kl = token_kl(signals.teacher_logits, signals.student_logits, signals.mask, self.config.temperature)
+        kl = token_kl(signals.teacher_logits.detach(), signals.student_logits, signals.mask, self.config.temperature)
         loss = self.config.ce_weight * ce + self.config.kl_weight * kl
         return TokenLoss(loss, {"ce": ce.detach(), "kl": kl.detach()})

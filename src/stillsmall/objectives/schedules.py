@@ -25,7 +25,7 @@ class Schedule(Section):
     kind: Kind
     start: float
     end: float
-    power: Annotated[float, Field(gt=0)]
+    power: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     begin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -37,7 +37,7 @@ class Schedule(Section):
             raise ValueError(f"begin {self.begin} must lie before until {self.until}")
         if self.kind == "constant" and self.start != self.end:
             raise ValueError(f"a constant has one value, but start is {self.start} and end {self.end}")
-        if self.kind == "geometric" and self.start * self.end <= 0:
+        if self.kind == "geometric" and (0.0 in (self.start, self.end) or (self.start > 0) != (self.end > 0)):
             raise ValueError("a geometric schedule needs start and end of one sign, neither of them 0")
         return self
 
@@ -58,9 +58,8 @@ class Schedule(Section):
         if self.kind == "cosine":
             return float((0.5 * (1.0 + math.cos(math.pi * v))) ** self.power)
         if self.kind == "exponential":
-            return (math.exp(-self.power * v) - math.exp(-self.power)) / (1.0 - math.exp(-self.power))
-        low, high = (1.0 / (1.0 + math.exp(-self.power * side)) for side in (-0.5, 0.5))
-        return (1.0 / (1.0 + math.exp(-self.power * (0.5 - v))) - low) / (high - low)
+            return math.exp(-self.power * v) * math.expm1(-self.power * (1.0 - v)) / math.expm1(-self.power)
+        return 0.5 + 0.5 * math.tanh(self.power * (0.5 - v) / 2) / math.tanh(self.power / 4)  # overflows at no power
 
 
 def within(schedule: Schedule, lowest: float, highest: float, path: str) -> Schedule:

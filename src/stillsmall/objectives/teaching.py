@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from stillsmall.config import ConfigError, Section
-from stillsmall.objectives.base import Objective, ObjectiveError, Signals, TeacherLoss
+from stillsmall.objectives.base import Objective, ObjectiveError, Signals
 from stillsmall.objectives.build import inline
 
 
 class Teaching(Objective):
-    """Base of them: holds `inner`, passes every hook on to it, and needs what it needs.
+    """Base of them: holds `inner` and needs what it needs.
 
     `own` are the needs of the class itself; `gives` those of the inner objective that it makes itself.
     """
@@ -36,15 +36,6 @@ class Teaching(Objective):
 
     def _with_own(self, needs: frozenset[str]) -> frozenset[str]:
         return (needs - self.gives) | self.own
-
-    def attach(self, student: Any, teacher: Any | None) -> None:
-        self.inner.attach(student, teacher)
-
-    def before_training(self, teacher_loss: TeacherLoss) -> None:
-        self.inner.before_training(teacher_loss)
-
-    def after_step(self, student: Any, progress: float) -> None:
-        self.inner.after_step(student, progress)
 
 
 def require_text_positions(model: Any, path: str, why: str) -> None:
