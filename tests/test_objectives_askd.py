@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillsmall.config import ConfigError
+from stillsmall.objectives.askd import smoothed
 from stillsmall.objectives.base import IGNORED, ObjectiveError, Signals, reduce
 from stillsmall.objectives.build import build
 
@@ -26,7 +27,14 @@ MU = schedule("linear", 0.0, 0.5, begin=0.7)
 
 
 def askd(lam: Any = LAM, mu: Any = MU, **given: Any) -> Any:
-    chosen = {"mode": "subsequent", "self_teacher": "ema", "ema_decay": 0.999, "temperature": 2.0, **given}
+    chosen = {
+        "mode": "subsequent",
+        "self_teacher": "ema",
+        "self_target": "distribution",
+        "ema_decay": 0.999,
+        "temperature": 2.0,
+        **given,
+    }
     return build({"askd": {"lam": lam, "mu": mu, **chosen}}, "askd")
 
 
@@ -202,3 +210,41 @@ def test_for_ctc_it_is_kd_over_frames() -> None:
     out = askd(schedule("constant", 0.6, 0.6), NONE)(given).per_token
     assert torch.equal(out, kd(0.4, 0.6)(given).per_token)
     assert out[1, 3] == 0 and (out[:, :3] != 0).all()
+
+
+def entropy(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    log_p = (logits / temperature).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_smoothed_target_has_the_entropy_of_the_self_and_the_label_on_top(temperature: float) -> None:
+    scales = torch.tensor([0.0, 1e-3, 1.0, 5.0, 200.0]).view(5, 1, 1)
+    logits, labels = torch.randn(5, 4, 6) * scales, torch.randint(0, 6, (5, 4))
+    made = smoothed(logits, labels, temperature)
+    assert torch.allclose(entropy(made, temperature), entropy(logits, temperature), atol=1e-4)
+    probabilities = (made / temperature).softmax(-1)
+    assert torch.equal(probabilities[1:].argmax(-1), labels[1:])
+    others = probabilities.scatter(-1, labels.unsqueeze(-1), -1.0)
+    others = torch.where(others < 0, others.amax(-1, keepdim=True), others)
+    assert torch.allclose(others.amin(-1), others.amax(-1))
+
+
+def test_a_smoothed_target_is_label_smoothing_of_that_strength() -> None:
+    # the self gives (1 - e) label + e uniform itself, e = 0.2: nothing changes, and mu KL + (1 - mu) CE smooths by mu e
+    given = signals(0.9)
+    labels = given.labels.clamp(min=0)
+    own = (0.8 * torch.nn.functional.one_hot(labels, 5) + 0.04).log()
+    given = signals(0.9, self_logits=own)
+    objective = askd(NONE, schedule("constant", 0.5, 0.5), temperature=1.0, self_target="smoothed")
+    out = objective(given).per_token
+    smooth = build({"label_smoothing": {"epsilon": 0.1}}, "label_smoothing")(given).per_token
+    assert torch.allclose(out + 0.5 * entropy(own, 1.0) * given.mask, smooth, atol=1e-5)
+
+
+def test_a_smoothed_target_is_refused_for_ctc() -> None:
+    objective = askd(self_target="smoothed")
+    with pytest.raises(ConfigError, match=r"askd\.self_target.*CTC"):
+        objective.attach(torch.nn.Linear(1, 1), None)
+    with pytest.raises(ObjectiveError, match=r"askd\.self_target.*CTC"):
+        objective(signals(0.9, frames=torch.ones(2, 3, dtype=torch.bool)))

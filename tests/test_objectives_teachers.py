@@ -146,6 +146,7 @@ def test_every_hook_and_need_of_the_inner_objective_is_passed_on() -> None:
         "mu": mu,
         "mode": "subsequent",
         "self_teacher": "snapshot",
+        "self_target": "distribution",
         "ema_decay": 0.9,
         "temperature": 2.0,
     }
