@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
+from stillsmall.live_models import LiveModels
+from stillsmall.objectives.base import Signals
+from stillsmall.objectives.build import build
 from stillsmall.self_teacher import SelfTeacher, SelfTeacherError
 
 
@@ -165,3 +168,54 @@ def test_a_whisper_keeps_its_tie_and_shares_its_frozen_encoder(tiny_whisper: Pat
         student.proj_out.weight += 1.0
     own.update(student, 1)
     assert torch.allclose(own.model.proj_out.weight, before + 0.5, atol=1e-6)
+
+
+def whisper(folder: Path) -> Any:
+    student: Any = WhisperForConditionalGeneration.from_pretrained(folder)
+    student.model.encoder.requires_grad_(False)
+    return student.train()
+
+
+def train(student: Any, own: SelfTeacher, optimizer: torch.optim.Optimizer, steps: range, total: int) -> None:
+    """ASKD on one batch: the teacher leaves at half time, the self comes."""
+    schedule = {"kind": "linear", "power": 1.0}
+    lam = {**schedule, "start": 1.0, "end": 0.0, "until": 0.5}
+    mu = {**schedule, "start": 0.0, "end": 0.5, "begin": 0.5}
+    rest = {"mode": "subsequent", "self_teacher": own.kind, "self_target": "distribution"}
+    section = {"lam": lam, "mu": mu, **rest, "ema_decay": 0.9, "temperature": 2.0}
+    objective = build({"askd": section}, "askd")
+    drawn = torch.Generator().manual_seed(2)
+    mels, inputs = torch.randn(2, 80, 200, generator=drawn), torch.randint(0, 300, (2, 6), generator=drawn)
+    labels, teacher = inputs.roll(-1, 1), torch.randn(2, 6, student.config.vocab_size, generator=drawn)
+    for step in steps:
+        live = LiveModels(student, own.model if own.ready else None, inputs, lambda: mels)
+        needs = objective.needs_at(step / total)
+        with torch.no_grad():
+            mine = live.teacher() if "self" in needs else None
+        theirs = teacher if "teacher" in needs else None
+        out = objective(Signals(live.student(), labels, ("a", "b"), step / total, theirs, self_logits=mine))
+        out.per_token.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        own.follow(student, step + 1, (step + 1) / total)
+
+
+@pytest.mark.parametrize(("kind", "decay"), [("ema", 0.9), ("snapshot", None)])
+@pytest.mark.parametrize("stop", [2, 6])
+def test_training_that_is_interrupted_ends_with_the_same_bits(
+    kind: Any, decay: Any, stop: int, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    whole = whisper(tiny_whisper)
+    own, optimizer = SelfTeacher(whole, kind, decay, 0.5), torch.optim.SGD(whole.parameters(), lr=0.1)
+    train(whole, own, optimizer, range(8), 8)
+    first = whisper(tiny_whisper)
+    half, optimizer = SelfTeacher(first, kind, decay, 0.5), torch.optim.SGD(first.parameters(), lr=0.1)
+    train(first, half, optimizer, range(stop), 8)
+    save_file(half.state_dict(), tmp_path / "self.safetensors")
+    first.save_pretrained(tmp_path / "student")
+    second = whisper(tmp_path / "student")
+    rest, optimizer = SelfTeacher(second, kind, decay, 0.5), torch.optim.SGD(second.parameters(), lr=0.1)
+    rest.load_state_dict(load_file(tmp_path / "self.safetensors"))
+    train(second, rest, optimizer, range(stop, 8), 8)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    assert all(torch.equal(value, rest.state_dict()[name]) for name, value in own.state_dict().items())
