@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import exp1
 
-from objective_signals import CE, KL, all_masked, ctc, made, text
-from stillsmall.config import ConfigError
-from stillsmall.objectives.adakd import frozen_alpha, matching, shuffled, teacher_difficulty
+from objective_signals import CE, KL, PARAMS, all_masked, ctc, made, text
+from stillsmall.config import ConfigError, read_yaml
+from stillsmall.objectives.adakd import clamped, frozen_alpha, matching, shuffled, teacher_difficulty
 from stillsmall.objectives.base import IGNORED, ObjectiveError, reduce, sample_mean, task_loss
 from stillsmall.objectives.schedules import Schedule
 from stillsmall.plugins import UnknownName
@@ -216,10 +216,19 @@ def test_what_is_inside_is_told_too():
     objective(text())
     objective.after_step(None, 0.1)
     assert objective.task.mean.item() > 0
+    nested = adakd(task={**read_yaml(PARAMS)["objectives"]["adakd"], "kind": "adakd"})
+    nested.before_training(lambda most: torch.tensor([1.0, 3.0]))
+    assert (nested.t.item(), nested.task.t.item()) == (2.0, 2.0)
     assert "task.tau" in objective(text()).values and "task.sigma" in objective(text()).samples
 
 
 # safeguards
+
+
+def test_z_stays_within_sixty():
+    assert clamped(torch.tensor([-1e9, 3.0, 1e9])).tolist() == [-60.0, 3.0, 60.0]
+    wide = torch.tensor([-1e300, 0.0, 1e300], dtype=torch.float64)
+    assert matching(clamped(wide)) == pytest.approx(math.log(-math.log(3 / E - 1)), abs=1e-6)  # alphas 1, 3/e - 1, 0
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -255,6 +264,20 @@ def test_the_others_of_its_batch_do_not_notice(family):
     signals, whole = family(), family()
     signals.teacher_logits[1, 0, 0] = math.nan
     assert torch.equal(adakd()(signals).per_token[[0, 2]], adakd()(whole).per_token[[0, 2]])
+
+
+def test_matching_and_shuffling_leave_it_out():
+    x = adakd()(text(batch=4)).samples["difficulty"]
+    for step in range(8):
+        signals = text(batch=4, progress=step / 10)
+        signals.teacher_logits[1, 0, 0] = math.nan
+        fine = [0, 2, 3]
+        matched = adakd(t=2.0, arm="mean_matched")(signals).samples["alpha"]
+        assert matched[fine].mean().item() == pytest.approx(1 / E, abs=1e-6)
+        own = adakd(t=2.0)(signals).samples["alpha"]
+        mixed = adakd(t=2.0, arm="shuffled")(signals).samples["alpha"]
+        assert sorted(mixed[fine].tolist()) == pytest.approx(sorted(own[fine].tolist()))
+    assert len(x.unique()) == 4
 
 
 def test_a_teacher_that_is_no_number_on_padding_alone_is_fine():
@@ -373,5 +396,7 @@ def test_a_section_that_cannot_be_is_refused_under_its_dotted_path(changed, said
 
 def test_it_needs_a_teacher_and_what_is_inside_it_needs():
     assert made("adakd").needs == {"teacher"}
+    section = {"kind": "hidden", "weight": 1.0, "layers": "last", "project": True, "inner": CE}
+    assert made("adakd", distillation=section).needs == {"teacher", "hidden"}
     with pytest.raises(ObjectiveError, match=r"^objectives\.adakd needs teacher"):
         adakd()(dataclasses.replace(text(), teacher_logits=None))

@@ -364,6 +364,18 @@ def test_a_wrapper_attaches_what_is_inside_it():
     assert objective.needs == {"hidden"}
 
 
+def test_what_is_inside_a_hidden_or_a_superloss_is_told_too():
+    section = {"kind": "hidden", "weight": 1.0, "layers": "last", "project": True, "inner": CE}
+    outer = made("hidden", layers=[[0, 0]], inner=section)
+    outer.attach(model(2, 6), model(2, 8))
+    assert set(outer.trained()) == {"projections.0-0.weight", "inner.projections.1-1.weight"}
+    inner = {"kind": "superloss", "lam": 1.0, "by": "token", "tau": "running_mean", "momentum": 0.5, "inner": CE}
+    nested = made("superloss", inner=inner)
+    nested(text())
+    nested.after_step(None, 0.1)
+    assert nested.mean.isfinite() and nested.inner.mean.isfinite()
+
+
 @pytest.mark.parametrize(
     ("changed", "ours", "theirs", "said"),
     [

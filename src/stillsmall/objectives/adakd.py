@@ -125,9 +125,8 @@ class AdaptiveDistillation(Objective):
         t, std = float(self.t), float(self.std)
         if math.isnan(t):
             raise ObjectiveError(f"{self.path}: the teacher's mean loss is not known; before_training was not called")
-        if self.config.difficulty == "raw":
-            return (x - t).nan_to_num(0.0, 0.0, 0.0)
-        return ((x - t) / std).nan_to_num(0.0, 0.0, 0.0) if std > 0 else torch.zeros_like(x)
+        distance = x - t if self.config.difficulty == "raw" else (x - t) / std
+        return distance.nan_to_num(0.0, 0.0, 0.0)
 
 
 def teacher_difficulty(signals: Signals) -> Tensor:
