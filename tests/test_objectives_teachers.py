@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperForConditionalGeneration
 
@@ -168,6 +170,18 @@ def test_drkd_swaps_the_hand_computed_logits_on_a_copy() -> None:
     assert changed.tolist() == [[[1.0, 2.0, 5.0], [4.0, 0.0, 3.0], [1.0, 9.0, 2.0]]]
     assert wrong.tolist() == [[True, False, False]]
     assert torch.equal(teacher, before)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 8))
+def test_drkd_puts_the_label_on_top_and_keeps_every_value(seed: int, size: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, size, generator=drawn)
+    labels = torch.randint(0, size, (2, 3), generator=drawn)
+    changed, wrong = right(logits, labels, torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(changed.argmax(-1), labels)
+    assert torch.equal(changed.sort(-1).values, logits.sort(-1).values)
+    assert ((changed != logits).sum(-1) == 2 * wrong).all()
+    assert torch.equal(right(changed, labels, wrong)[0], changed)
 
 
 def test_drkd_has_the_value_of_kd_from_the_righted_teacher() -> None:
