@@ -24,7 +24,7 @@ class SelfTeacher:
     """Holds `model`, a frozen copy of the student in evaluation mode, which the trainer asks for self_logits.
 
     ema: w <- decay * w + (1 - decay) * student after each step; snapshot: the student as it was at progress `begins`,
-    taken once. `ready` says whether `model` may be asked: an average always, a snapshot once it is taken.
+    taken once. `ready` says whether `model` is that yet; until then it is the student as it was given.
     """
 
     def __init__(self, student: Any, kind: Literal["ema", "snapshot"], decay: float | None, begins: float) -> None:
