@@ -27,6 +27,7 @@ class Models(Protocol):
 
     `inputs` are the (B, T) decoder inputs (None for CTC). Each call returns (B, U, V) logits; what is not given is the
     micro-batch's own. Gradients reach the student's weights, the teacher's where they are trainable, and `mels`.
+    `states` are the student's (B, P, D) encoder states of the micro-batch, without gradients (None for CTC).
     """
 
     inputs: Tensor | None
@@ -38,6 +39,8 @@ class Models(Protocol):
     def student(self, inputs: Tensor | None = None, mels: Tensor | None = None) -> Tensor: ...
 
     def teacher(self, inputs: Tensor | None = None, mels: Tensor | None = None) -> Tensor: ...
+
+    def states(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,18 @@ class Objective(torch.nn.Module):
 
     `needs` names the signals it must be given: what no objective needs is never loaded or computed.
     teacher: teacher_logits; teachers: more_teacher_logits too; self: self_logits; hidden: both hidden tuples;
-    models: `models`, which rules out cached teacher outputs.
+    models: `models`, the teacher loaded and its cached outputs ruled out (teacher_logits only with "teacher").
+
+    With "self" among the needs, `self_kind` (ema or snapshot), `self_decay` (of the average) and `self_from` (the
+    progress from which self_logits are used; a snapshot is taken there) say how the self teacher is held.
     """
 
     Config: ClassVar[type[Section]] = Section
     needs: frozenset[str] = frozenset()
+    self_kind: str | None = None
+    self_decay: float | None = None
+    self_from: float | None = None
+    learning_rate_factor: float = 1.0  # of this objective's own trained parameters, on the student's learning rate
 
     def __init__(self, config: Any, path: str = "objectives") -> None:
         """`path` is the dotted path of the section, for errors. Wrappers build their inner objectives here."""
@@ -121,9 +131,27 @@ class Objective(torch.nn.Module):
         for objective in self.nested():
             objective.after_step(student, progress)
 
+    def of_self(self) -> Objective | None:
+        """The objective, this one or one inside, whose self_kind, self_decay and self_from hold; None without any."""
+        found = (m for m in self.modules() if isinstance(m, Objective) and m.self_kind is not None)
+        return next(found, None)
+
     def trained(self) -> Mapping[str, torch.nn.Parameter]:
         """Parameters besides the student's that the optimiser moves, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate of each of `trained`, by name: the innermost objective's that holds it."""
+        found = {}
+        for place, module in self.named_modules():  # outer before inner
+            if isinstance(module, Objective):
+                for name, _ in module.named_parameters(prefix=place):
+                    found[name] = module.learning_rate_factor
+        return {name: found[name] for name in self.trained()}
+
+    def needs_at(self, progress: float) -> frozenset[str]:
+        """The needs at a step's progress: signals of `needs` that aren't among them may be left out of the step."""
+        return self.needs
 
 
 class TeacherLoss(Protocol):
