@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from stillsmall import cache, compute, student
+from stillsmall import augmentation, cache, compute, dev_set, student
 from stillsmall import data as training_data
+from stillsmall.augmentation import Augmentation, at_speed
 from stillsmall.config import ConfigError, Params
-from stillsmall.data import Example, TargetMaker
+from stillsmall.data import Batch, Example, TargetMaker
+from stillsmall.dev_set import DevSet
 from stillsmall.encoder_states import EncoderStates, audio_digest
 from stillsmall.families.base import Family, family_of
+from stillsmall.hearing import Hearing
+from stillsmall.multi_process import Team, join_team, leave
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
@@ -26,10 +32,13 @@ from stillsmall.teacher_outputs import LiveTeachers
 from stillsmall.training import Trainer
 
 CODE = (
-    *("training", "checkpoints", "sample_table", "data", "packing", "encoder_states", "teacher_outputs", "student"),
-    *("whisper_tokens", "families.base"),
+    *("training", "optimisation", "loading", "multi_process", "checkpoints", "sample_table", "training_log"),
+    *("data", "packing", "augmentation", "hearing", "speech_lab.rooms", "dev_set", "metrics", "text"),
+    *("encoder_states", "teacher_outputs", "student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
 )
+
+ELSEWHERE = {"processes", "prefetch"}  # of `distill`: how the work is spread, which changes no result
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Paths:
     curve: Path  # out: CSV, a row per logged step
     samples: Path  # out: Parquet, a row per sample and step of what the objective says of samples (AdaKD's weights)
     metrics: Path  # out: JSON
+    dev: Path | None = None  # a prepared split to measure on during training
+    speed: Path | None = None  # out: JSON, by the clock: not the same in any two runs
 
 
 def distill(params: Params, paths: Paths) -> None:
@@ -52,6 +63,7 @@ def distill(params: Params, paths: Paths) -> None:
     check(params)
     compute.quiet()
     compute.set_threads(params.run.threads)
+    team = join_team(params.distill.device)
     objective = build(params.objectives, params.distill.objective)
     at = params.pseudo_label
     source, revision = compute.locate(params.models.root, at.model, at.revision, "pseudo_label")
@@ -59,18 +71,20 @@ def distill(params: Params, paths: Paths) -> None:
     teacher, processor = family.load(source, at.revision, "pseudo_label")
     teacher.to(compute.device(params.distill.device))
     learner = family.build(teacher, params.student)
-    targets = family.targets(params, teacher, processor)
-    found, skipped = usable(params, paths, targets)
+    clips = prepared(params, paths, family.targets(params, teacher, processor))
     chosen = params.objectives.get(params.distill.objective)
-    identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
-    audio = audio_digest(paths.split)
+    settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
+    settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
+    audio, dev_audio = audio_digest(paths.split), audio_digest(clips.dev_split) if clips.dev else None
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
-    key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio)
-    batches = training_data.Batches(found, targets, params.distill.batch_size)
-    trainer = assemble(hearing, (teacher, learner), objective, batches, cache.ROOT / "distill" / key)
-    rows = trainer.run()
-    _write(params, paths, trainer, processor, rows, skipped)
+    key = cache.digest([settings, revision, audio, dev_audio, cache.file_digest(paths.kept), code])
+    heard = training_data.Audio(paths.split, clips.found)
+    hearing = Hearing(params, family, processor, heard, audio, clips.augmentation)
+    trainer = assemble(hearing, (teacher, learner), objective, clips, cache.ROOT / "distill" / key, team)
+    trainer.run()
+    if team.first:
+        _write(params, paths, trainer, processor, clips.skipped)
+    leave()
 
 
 def check(params: Params) -> None:
@@ -82,6 +96,13 @@ def check(params: Params) -> None:
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
             "timestamps is false, so the labels have no times to learn; set one of the two"
         )
+    if not params.distill.dev_every:
+        wanted = {"keep": params.distill.keep == "best", "patience": params.distill.patience is not None}
+        for name in (name for name, asked in wanted.items() if asked):
+            raise ConfigError(
+                f"distill.{name}: got {getattr(params.distill, name)!r}, but distill.dev_every is 0, so that no error "
+                "rate is ever taken; give it a number of steps"
+            )
     if params.distill.warmup_steps > params.distill.steps:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
@@ -93,63 +114,87 @@ def modules_of(objective: Objective) -> list[str]:
     return sorted({type(m).__module__ for m in objective.modules() if isinstance(m, Objective)})
 
 
-def usable(params: Params, paths: Paths, targets: TargetMaker) -> tuple[list[Example], list[dict[str, str]]]:
-    """The examples that fit the model, and the ones that don't with the reason."""
+@dataclass(frozen=True)
+class Clips:
+    """What is trained on and measured on: `dev` are clips of `dev_split`; the skipped fit no model, with the reason."""
+
+    found: list[Example]
+    targets: TargetMaker
+    skipped: list[dict[str, str]]
+    augmentation: Augmentation
+    dev: list[Example]
+    dev_split: Path
+
+
+def prepared(params: Params, paths: Paths, targets: TargetMaker) -> Clips:
+    """The examples that fit the model, packed, without what is held out to measure on."""
     found, skipped = targets.usable(training_data.examples(paths.kept))
     if not found:
         reasons = Counter(item["reason"] for item in skipped)
         raise ConfigError(f"{paths.kept}: no label fits the model: {dict(reasons) or 'the table is empty'}")
-    return pack(found, params.distill.packing, lambda example: targets.too_long(example) is None), skipped
+    seed = params.run.seed
+    found, dev, apart = dev_set.choose(params.distill, seed, paths.dev, found, targets)
 
+    def fits(example: Example) -> bool:
+        return targets.too_long(example) is None
 
-@dataclass(frozen=True)
-class Hearing:
-    """What teacher and student hear of examples, and encoder states wherever an encoder does not change."""
-
-    params: Params
-    family: Family
-    processor: Any
-    clips: training_data.Audio
-    audio: str  # its digest
-
-    def __call__(self, index: tuple[int, ...]) -> Tensor:
-        return self.family.features(self.processor, [self.clips(i) for i in index])
-
-    def states(self, model: Any) -> EncoderStates | None:
-        """Of a frozen encoder, computed once; None where the family has none."""
-        encoder = self.family.encoder(model)
-        if encoder is None:
-            return None
-        made = EncoderStates(encoder, self, self.clips, self.audio, self.params.distill.encoder_cache_gb)
-        with progress("encode", len(self.clips.found)) as advance:
-            made.fill(self.params.distill.micro_batch, advance)
-        return made
+    noises = augmentation.noise_files(params.data.root, params.augment.noise_folder)
+    changes = Augmentation(params.augment, seed, noises, fits)
+    split = paths.dev if apart and paths.dev is not None else paths.split
+    return Clips(pack(found, params.distill.packing, fits), targets, skipped, changes, dev, split)
 
 
 def assemble(
-    hearing: Hearing, models: tuple[Any, Any], objective: Objective, batches: training_data.Batches, folder: Path
+    hearing: Hearing, models: tuple[Any, Any], objective: Objective, clips: Clips, folder: Path, team: Team
 ) -> Trainer:
     """The trainer, with encoder states computed once wherever an encoder does not change."""
     params, family, (teacher, learner) = hearing.params, hearing.family, models
-    taught = {"teacher", "teachers"} & objective.needs
-    teacher_states = hearing.states(teacher) if taught else None
+    taught = bool({"teacher", "teachers"} & objective.needs)
+    teacher_states = hearing.states(teacher, team, teacher=True) if taught else None
     own = None
     if params.student.freeze_encoder:
         shared = teacher_states and student.shares_encoder(params.student, teacher.config.encoder_layers)
-        own = teacher_states if shared else hearing.states(learner)
+        own = teacher_states if shared and hearing.unchanging(teacher=False) else hearing.states(learner, team)
+    if own is None:
+        hearing.wanted.add(hearing.changed(teacher=False))
+    if taught and teacher_states is None:
+        hearing.wanted.add(hearing.changed(teacher=True))
     objective.attach(learner, teacher if taught else None)
+    if params.augment.mask_probability and hearing((0,)).ndim != 3:
+        raise ConfigError(
+            f"augment.mask_probability: got {params.augment.mask_probability}, but the model hears waveforms; "
+            "masks are of log-mel features: set it to 0"
+        )
     return Trainer(
         config=params.distill,
         seed=params.run.seed,
         family=family,
         student=learner,
         objective=objective,
-        batches=batches,
-        hear=hearing,
+        batches=training_data.Batches(
+            clips.found, clips.targets, params.distill.batch_size, clips.augmentation.example
+        ),
+        ears=hearing,
         folder=folder,
-        teacher=LiveTeachers(family, [teacher], [teacher_states], hearing) if taught else None,
+        teacher=LiveTeachers(family, [teacher], [teacher_states], hearing.teacher) if taught else None,
         student_states=own,
+        dev=measured(hearing, clips) if clips.dev else None,
+        team=team,
     )
+
+
+def measured(hearing: Hearing, clips: Clips) -> DevSet:
+    """The dev set, as the model hears it: clean, and one by one."""
+    params, audio = hearing.params, training_data.Audio(clips.dev_split, clips.dev)
+
+    def hear(index: tuple[int, ...]) -> Tensor:
+        return hearing.family.features(hearing.processor, [audio(i) for i in index])
+
+    def transcribe(model: Any, heard: Tensor, languages: Sequence[str]) -> list[str]:
+        heard = heard.to(next(model.parameters()).device)
+        return hearing.family.transcribe(model, hearing.processor, heard, languages, params)
+
+    return DevSet(clips.dev, hear, transcribe, params.distill.micro_batch)
 
 
 def _write(
@@ -157,9 +202,9 @@ def _write(
     paths: Paths,
     trainer: Trainer,
     processor: Any,
-    rows: list[dict[str, Any]],
     skipped: list[dict[str, str]],
 ) -> None:
+    rows, memory = trainer.memory.rows, trainer.memory
     shutil.rmtree(paths.student, ignore_errors=True)
     trainer.family.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
     trainer.samples.write(paths.samples)
@@ -171,12 +216,18 @@ def _write(
     cache.write_bytes(paths.curve, text.getvalue().encode())
     parameters = sum(p.numel() for p in trainer.student.parameters())
     summary = {
-        "steps": params.distill.steps,
+        "steps": memory.step,
         "examples": len(trainer.batches.found),
         "labels": sum(len(example.parts) for example in trainer.batches.found),
-        "epochs": round(params.distill.steps / trainer.batches.per_epoch, 3),
+        "epochs": round(memory.step / trainer.batches.per_epoch, 3),
         "skipped": dict(Counter(item["reason"] for item in skipped)),
         "parameters": parameters,
         "final": {k: round(v, 6) for k, v in rows[-1].items() if k != "step"},
+        "steps_skipped": {"bad": memory.bad_steps, "empty": memory.empty_steps, "overflows": memory.overflows},
     }
+    if trainer.dev is not None:
+        best = {"step": memory.best_step, "wer": memory.best_wer}
+        summary["dev"] = {"clips": len(trainer.dev.examples), "best": best, "kept": params.distill.keep}
     cache.write_json(paths.metrics, summary)
+    if paths.speed is not None:
+        cache.write_json(paths.speed, memory.speed(trainer.team.size))
