@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,17 @@ from torch import Tensor
 
 from stillsmall import augmentation, cache, compute, dev_set, student
 from stillsmall import data as training_data
-from stillsmall.augmentation import Augmentation, at_speed
+from stillsmall.augmentation import Augmentation
 from stillsmall.config import ConfigError, Params
-from stillsmall.data import Batch, Example, TargetMaker
+from stillsmall.data import Example, TargetMaker
 from stillsmall.dev_set import DevSet
-from stillsmall.encoder_states import EncoderStates, audio_digest
-from stillsmall.families.base import Family, family_of
+from stillsmall.encoder_states import audio_digest
+from stillsmall.families.base import family_of
 from stillsmall.hearing import Hearing
 from stillsmall.multi_process import Team, join_team, leave
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
-from stillsmall.progress import progress
 from stillsmall.teacher_outputs import LiveTeachers
 from stillsmall.training import Trainer
 

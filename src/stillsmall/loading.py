@@ -41,17 +41,16 @@ class Load:
     mine: list[tuple[int, Batch]]
 
 
-def micro_batches(batch: Batch, size: int, team: Team) -> list[tuple[int, Batch]]:
-    """This process's share of the batch in parts of at most `size`, small enough that each process has one."""
-    size = min(size, -(-len(batch.index) // team.size))
-    return team.share(list(enumerate(batch.micro(size))))
+def micro_size(batch_size: int, micro_batch: int, team: Team) -> int:
+    """`micro_batch`, or fewer where some process would have none of a whole batch of `batch_size`."""
+    return min(micro_batch, -(-batch_size // team.size))
 
 
 class Loader:
     """`loader(step)` for steps one after the other; `ahead` further ones are in the making. A context manager."""
 
-    def __init__(self, batches: Batches, ears: Ears, micro_batch: int, team: Team, ahead: int, steps: int) -> None:
-        self.batches, self.ears, self.micro_batch, self.team = batches, ears, micro_batch, team
+    def __init__(self, batches: Batches, ears: Ears, micro_size: int, team: Team, ahead: int, steps: int) -> None:
+        self.batches, self.ears, self.micro_size, self.team = batches, ears, micro_size, team
         self.ahead, self.steps = ahead, steps
         self.waited_s = 0.0
         self._pool = ThreadPoolExecutor(1, "loader") if ahead else None
@@ -77,7 +76,7 @@ class Loader:
 
     def _make(self, step: int) -> Load:
         batch = self.batches(step)
-        mine = micro_batches(batch, self.micro_batch, self.team)
+        mine = self.team.share(list(enumerate(batch.micro(self.micro_size))))
         for _, micro in mine:
             self.ears.prepare(micro)
         return Load(batch, mine)

@@ -19,7 +19,7 @@ from stillsmall.data import Batch, Batches
 from stillsmall.dev_set import DevSet
 from stillsmall.encoder_states import EncoderStates
 from stillsmall.families.base import Family
-from stillsmall.loading import Ears, Load, Loader, micro_batches
+from stillsmall.loading import Ears, Load, Loader, micro_size
 from stillsmall.multi_process import Team
 from stillsmall.objectives.base import Objective, ObjectiveError, Signals, reduce, sample_mean, task_loss
 from stillsmall.optimisation import Optimiser, autocast
@@ -65,7 +65,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {**trained}
         tensors |= {f"objective.{name}": b for name, b in self.objective.named_buffers()}
         memory = self.memory = self._begin(tensors, optimiser)
-        loader = Loader(self.batches, self.ears, at.micro_batch, self.team, at.prefetch, at.steps)
+        loader = Loader(self.batches, self.ears, self._size, self.team, at.prefetch, at.steps)
         with bar(at.steps, memory.step, self.team.first) as show, loader as load:
             while memory.step < at.steps and not memory.stopped:
                 since, waited = time.monotonic(), loader.waited_s
@@ -223,12 +223,16 @@ class Trainer:
         found: list[float] = []
         for step in range(min(self.batches.per_epoch, -(-most // self.config.batch_size))):
             mine: list[float] = []
-            for _, micro in micro_batches(self.batches(step), self.config.micro_batch, self.team):
+            for micro in self.team.share(list(self.batches(step).micro(self._size))):
                 with torch.no_grad():
                     signals = self._signals(micro, 0.0)
                     mine += sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).tolist()
             found += self.team.join(mine)
         return torch.tensor(found[:most])
+
+    @property
+    def _size(self) -> int:
+        return micro_size(self.config.batch_size, self.config.micro_batch, self.team)
 
     @property
     def _device(self) -> torch.device:
