@@ -57,7 +57,7 @@ def test_the_arms_of_adakd_are_the_papers(tmp_path: Path) -> None:
         loaded = config.load(params)
         made = build(loaded.objectives, loaded.distill.objective).config
         found[arm] = (made.arm, made.k(0.0), made.k(1.0))
-        assert loaded.run.seed == 7
+        assert loaded.distill.seed == 7
     assert found == {
         "A": ("constant", 15.0, -10.0),
         "B+": ("progressive", 15.0, 15.0),

@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
-    {"plugins", "cache", "progress", "stage", "processes"},
+    {"plugins", "cache", "progress", "stage", "processes", "multi_process", "training_log"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
     {"self_teacher", "live_models"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
-    {"families", "sample_table"},
+    {"families", "sample_table", "augmentation", "optimisation", "loading", "dev_set"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
-    {"teacher_outputs", "tracking", "lineage"},
-    {"teacher_cache"},
+    {"teacher_outputs", "hearing", "tracking", "lineage"},
+    {"teacher_cache", "asking"},
     {"training", "ablations"},
+    {"assembly"},
     {"distillation", "registry"},
     {"serving", "summary", "doctor"},
     {"cli"},
@@ -35,9 +36,9 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
-    *{"families", "sample_table", "teacher_outputs", "teacher_cache", "training", "distillation"},
-    *{"evaluation", "transcription", "serving", "doctor"},
-    *{"self_teacher", "live_models"},
+    *{"families", "sample_table", "teacher_outputs", "teacher_cache", "training", "distillation", "multi_process"},
+    *{"optimisation", "augmentation", "loading", "hearing", "dev_set", "asking", "assembly"},
+    *{"evaluation", "transcription", "serving", "doctor", "self_teacher", "live_models"},
 }
 RAY = {"teachers"}
 NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC

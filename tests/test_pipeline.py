@@ -16,7 +16,7 @@ import tiny
 from closure import closure
 from small import ROOT, tone, tree
 
-TIMED = {"metrics/speed.json", "reports/report.html"}  # the report shows the timings
+TIMED = {"metrics/speed.json", "metrics/distill_speed.json", "reports/report.html"}  # the report shows the timings
 PLUGINS = {"prepare": "sources", "filter": "filters"}
 
 

@@ -12,7 +12,7 @@ import torch
 
 import tiny
 from small import ROOT, params, score_row, split, write_params
-from stillsmall import cache, distillation, manifest, training
+from stillsmall import cache, distillation, manifest, optimisation, training
 from stillsmall.config import ConfigError
 from stillsmall.objectives.base import reduce
 
@@ -50,7 +50,7 @@ CHANGES = {
 
 def paths(folder, name="one"):
     out = [folder / name / part for part in ("student", "curve.csv", "samples.parquet", "distill.json")]
-    return distillation.Paths(folder / "train", folder / "kept.parquet", *out)
+    return distillation.Paths(folder / "train", folder / "kept.parquet", *out, dev=folder / "dev")
 
 
 def contents(folder):
@@ -61,7 +61,8 @@ def run(folder, name="one", **changes):
     distillation.distill(params(**{**CHANGES, **changes}), paths(folder, name))
     lines = (folder / name / "curve.csv").read_text().splitlines()
     names = lines[0].split(",")
-    return [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
+    rows = [zip(names, line.split(","), strict=True) for line in lines[1:]]
+    return [{key: float(value) for key, value in row if value} for row in rows]
 
 
 @pytest.mark.parametrize("objective", ["ce", "kd"])
@@ -167,6 +168,8 @@ def test_killed_at_several_moments_it_ends_with_the_same_bytes(tmp_path):
             "curve": f"{store}-out/curve.csv",
             "samples": f"{store}-out/samples.parquet",
             "metrics": f"{store}-out/distill.json",
+            "dev": "dev",
+            "speed": f"{store}-speed.json",
             "params": "params.yaml",
         }
         command = [sys.executable, str(ROOT / "stages/distill.py")]
@@ -211,7 +214,7 @@ def test_labels_of_which_none_fits_are_an_error_with_the_reason(place):
 @pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
 def test_learning_rate_warms_up_and_decays(schedule, middle):
     config = params(**{"distill.schedule": schedule, "distill.steps": 110, "distill.warmup_steps": 10}).distill
-    factor = [training.learning_rate_factor(config, step) for step in range(110)]
+    factor = [optimisation.learning_rate_factor(config, step) for step in range(110)]
     assert factor[0] == pytest.approx(0.1) and factor[9] == 1.0
     assert factor[60] == pytest.approx(middle)
     assert factor[109] < 0.02 or schedule == "constant"

@@ -9,7 +9,7 @@
       T1: {objectives.kd.temperature: 1.0}
       T2: {objectives.kd.temperature: 2.0}
     contrasts: {softness: [T2, T1]}            # optional: pairs of arms, the first less the second
-    seeds: [1, 2, 3]                           # run.seed; every arm runs with each
+    seeds: [1, 2, 3]                           # distill.seed; every arm runs with each
 
 An arm may bring an objective's section of its own name: `objectives.late: {kind: adakd, ...}`, with
 `distill.objective: late`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MARK = "step-"
+BEST = "best-"  # weights alone, of the step with the lowest error rate; the last checkpoint's memory says which
 
 
 def save(
@@ -43,6 +45,32 @@ def load(folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Opt
     _restore(optimizer, load_file(found[-1] / "optimizer.safetensors"))
     memory: dict[str, Any] = json.loads((found[-1] / "memory.json").read_text())
     return memory
+
+
+def save_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Writes `best-000000100.safetensors`, whole or not at all. Earlier ones stay until a checkpoint stands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".partial-{BEST}{step}"
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial)
+    os.replace(partial, _best(folder, step))
+
+
+def load_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Copies the weights of the best step into `tensors`."""
+    with torch.no_grad():
+        for name, value in load_file(_best(folder, step)).items():
+            tensors[name].copy_(value)
+
+
+def forget_best_but(folder: Path, step: int) -> None:
+    """Removes best weights that the last checkpoint does not name."""
+    for path in folder.glob(f"{BEST}*"):
+        if path != _best(folder, step):
+            path.unlink()
+
+
+def _best(folder: Path, step: int) -> Path:
+    return folder / f"{BEST}{step:09d}.safetensors"
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

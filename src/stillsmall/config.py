@@ -29,6 +29,7 @@ class Section(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 ComputeType = Literal[
@@ -152,14 +153,23 @@ class Student(Section):
     save_dtype: Dtype
 
 
+class FurtherTeacher(Section):
+    model: str
+    revision: str | None
+
+
 class Distill(Section):
     objective: str
+    seed: int
+    more_teachers: list[FurtherTeacher]
     steps: Positive
     batch_size: Positive
     micro_batch: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     schedule: Literal["linear", "cosine", "constant"]
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
+    eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
     timestamp_probability: Share
@@ -168,10 +178,48 @@ class Distill(Section):
     encoder_cache_gb: Annotated[float, Field(ge=0)]
     teacher_cache_gb: Annotated[float, Field(ge=0)]
     teacher_cache_top_k: Positive
+    gradient_checkpointing: bool
+    prefetch: Count
+    max_bad_steps: Count
+    dev_every: Count
+    dev_clips: Positive
+    dev_share: Annotated[float, Field(ge=0, lt=1)]
+    keep: Literal["last", "best"]
+    patience: Positive | None
     checkpoint_every: Positive
     log_every: Positive
+    processes: Positive
     device: Device
     dtype: Dtype
+
+
+class Augment(Section):
+    """What the student hears in place of clean clips; a range is [lowest, highest]."""
+
+    teacher_hears: Literal["clean", "same"]
+    speed_probability: Share
+    speed_factors: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(min_length=1)
+    reverb_probability: Share
+    reverb_rt60_s: list[Annotated[float, Field(gt=0, le=10)]] = Field(min_length=2, max_length=2)
+    reverb_wet: list[Annotated[float, Field(ge=0)]] = Field(min_length=2, max_length=2)
+    noise_probability: Share
+    noise_snr_db: list[float] = Field(min_length=2, max_length=2)
+    noise_kinds: list[Literal["white", "pink"]] = Field(min_length=1)
+    noise_folder: str | None
+    mask_probability: Share
+    frequency_masks: Count
+    frequency_mask_bins: Count
+    time_masks: Count
+    time_mask_s: Annotated[float, Field(ge=0)]
+    time_mask_share: Share
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augment:
+        for name in ("reverb_rt60_s", "reverb_wet", "noise_snr_db"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the range [{low}, {high}] must begin with its lowest value")
+        return self
 
 
 class Evaluate(Decoding):
@@ -204,6 +252,7 @@ class Params(Section):
     filters: dict[str, Any]
     student: Student
     distill: Distill
+    augment: Augment
     objectives: dict[str, Any]
     evaluate: Evaluate
     report: Report

@@ -5,7 +5,7 @@ Nothing here remembers where it is: the batch of a step is a function of (seed, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,10 +55,12 @@ class Example:
     recording: str | None
     speaker: str | None
     offset_s: float  # of its start in the recording
+    speed: float = 1.0  # how many times as fast as it was said it is heard; `segments` are timed as it is heard
 
     @property
     def duration_s(self) -> float:
-        return sum(part.duration_s for part in self.parts)
+        """As it is heard."""
+        return sum(part.duration_s for part in self.parts) / self.speed
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Batch:
     labels: Tensor
     frames: Tensor | None = None
     variants: tuple[int, ...] = ()  # which of its family's variants (timestamps, prompt) each example is in
+    epoch: int = 0  # what is drawn anew in each epoch depends on it
 
     @property
     def tokens(self) -> int:
@@ -96,14 +99,8 @@ class Batch:
             longest = int(found.max()) + 1 if len(found) else 1
             inputs = None if self.inputs is None else self.inputs[part, :longest]
             frames = None if self.frames is None else self.frames[part]
-            yield Batch(
-                self.index[part],
-                self.sample_ids[part],
-                inputs,
-                self.labels[part, :longest],
-                frames,
-                self.variants[part],
-            )
+            labels, variants = self.labels[part, :longest], self.variants[part]
+            yield Batch(self.index[part], self.sample_ids[part], inputs, labels, frames, variants, self.epoch)
 
     def to(self, device: torch.device) -> Batch:
         moved = [None if t is None else t.to(device) for t in (self.inputs, self.labels, self.frames)]
@@ -239,10 +236,17 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 class Batches:
-    """The batch of any step: `batches(step)`."""
+    """The batch of any step: `batches(step)`. `change` gives an example as it is in an epoch."""
 
-    def __init__(self, found: Sequence[Example], targets: TargetMaker, batch_size: int) -> None:
+    def __init__(
+        self,
+        found: Sequence[Example],
+        targets: TargetMaker,
+        batch_size: int,
+        change: Callable[[Example, int], Example] | None = None,
+    ) -> None:
         self.found, self.targets, self.batch_size = found, targets, batch_size
+        self.change = change or (lambda example, epoch: example)
         self.lengths = [targets.length(e) for e in found]
         self.per_epoch = -(-len(found) // batch_size)
         self._order: tuple[int, list[list[int]]] = (-1, [])
@@ -252,8 +256,9 @@ class Batches:
         if self._order[0] != epoch:
             self._order = (epoch, self.order(epoch))
         index = self._order[1][number]
-        found = [self.found[i] for i in index]
-        return self.targets.collate(index, found, [self.targets.variant(example, epoch) for example in found])
+        found = [self.change(self.found[i], epoch) for i in index]
+        variants = [self.targets.variant(example, epoch) for example in found]
+        return replace(self.targets.collate(index, found, variants), epoch=epoch)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Each example once: shuffled, sorted by length within buckets, and the batches shuffled again."""

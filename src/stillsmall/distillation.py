@@ -6,33 +6,34 @@ import csv
 import io
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from stillsmall import cache, compute, student
+from stillsmall import augmentation, cache, compute, dev_set
 from stillsmall import data as training_data
+from stillsmall.assembly import Clips, Models, assemble
+from stillsmall.augmentation import Augmentation
 from stillsmall.config import ConfigError, Params
 from stillsmall.data import Example, TargetMaker
-from stillsmall.encoder_states import EncoderStates, audio_digest
-from stillsmall.families.base import Family, family_of
+from stillsmall.encoder_states import audio_digest
+from stillsmall.families.base import family_of
+from stillsmall.hearing import Hearing
+from stillsmall.multi_process import join_team, leave
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
-from stillsmall.progress import progress
-from stillsmall.teacher_cache import TeacherCache
-from stillsmall.teacher_outputs import LiveTeachers, TeacherOutputs
 from stillsmall.training import Trainer
 
 CODE = (
-    *("training", "checkpoints", "sample_table", "data", "packing", "encoder_states", "teacher_outputs", "student"),
-    "teacher_cache",
-    *("whisper_tokens", "families.base"),
+    *("training", "optimisation", "loading", "multi_process", "checkpoints", "sample_table", "training_log"),
+    *("data", "packing", "augmentation", "hearing", "speech_lab.rooms", "dev_set", "metrics", "text"),
+    *("encoder_states", "teacher_outputs", "teacher_cache", "self_teacher", "live_models", "asking", "assembly"),
+    *("student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
 )
+
+ELSEWHERE = {"processes", "prefetch"}  # of `distill`: how the work is spread, which changes no result
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Paths:
     curve: Path  # out: CSV, a row per logged step
     samples: Path  # out: Parquet, a row per sample and step of what the objective says of samples (AdaKD's weights)
     metrics: Path  # out: JSON
+    dev: Path | None = None  # a prepared split to measure on during training
+    speed: Path | None = None  # out: JSON, by the clock: not the same in any two runs
 
 
 def distill(params: Params, paths: Paths) -> None:
@@ -55,6 +58,7 @@ def distill(params: Params, paths: Paths) -> None:
     check(params)
     compute.quiet()
     compute.set_threads(params.run.threads)
+    team = join_team(params.distill.device)
     objective = build(params.objectives, params.distill.objective)
     at = params.pseudo_label
     source, revision = compute.locate(params.models.root, at.model, at.revision, "pseudo_label")
@@ -62,18 +66,21 @@ def distill(params: Params, paths: Paths) -> None:
     teacher, processor = family.load(source, at.revision, "pseudo_label")
     teacher.to(compute.device(params.distill.device))
     learner = family.build(teacher, params.student)
-    targets = family.targets(params, teacher, processor)
-    found, skipped = usable(params, paths, targets)
+    clips = prepared(params, paths, family.targets(params, teacher, processor))
     chosen = params.objectives.get(params.distill.objective)
-    identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
-    audio = audio_digest(paths.split)
+    settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
+    settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
+    audio, dev_audio = audio_digest(paths.split), audio_digest(clips.dev_split) if clips.dev else None
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
-    key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio, revision)
-    batches = training_data.Batches(found, targets, params.distill.batch_size)
-    trainer = assemble(hearing, (teacher, learner), objective, batches, cache.ROOT / "distill" / key)
-    rows = trainer.run()
-    _write(params, paths, trainer, processor, rows, skipped)
+    key = cache.digest([settings, revision, audio, dev_audio, cache.file_digest(paths.kept), code])
+    heard = training_data.Audio(paths.split, clips.found)
+    hearing = Hearing(params, family, processor, heard, audio, clips.augmentation)
+    models = Models(learner, teacher, revision, team)
+    trainer = assemble(hearing, models, objective, clips, cache.ROOT / "distill" / key)
+    trainer.run()
+    if team.first:
+        _write(params, paths, trainer, processor, clips.skipped)
+    leave()
 
 
 def check(params: Params) -> None:
@@ -85,6 +92,13 @@ def check(params: Params) -> None:
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
             "timestamps is false, so the labels have no times to learn; set one of the two"
         )
+    if not params.distill.dev_every:
+        wanted = {"keep": params.distill.keep == "best", "patience": params.distill.patience is not None}
+        for name in (name for name, asked in wanted.items() if asked):
+            raise ConfigError(
+                f"distill.{name}: got {getattr(params.distill, name)!r}, but distill.dev_every is 0, so that no error "
+                "rate is ever taken; give it a number of steps"
+            )
     if params.distill.warmup_steps > params.distill.steps:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
@@ -92,92 +106,27 @@ def check(params: Params) -> None:
 
 
 def modules_of(objective: Objective) -> list[str]:
-    """The code of an objective and of every one inside it."""
-    return sorted({type(m).__module__ for m in objective.modules() if isinstance(m, Objective)})
+    """The code of an objective, of what it is based on, and of every one inside it."""
+    kinds = {kind for m in objective.modules() if isinstance(m, Objective) for kind in type(m).__mro__}
+    return sorted({kind.__module__ for kind in kinds if kind.__module__.startswith("stillsmall.")})
 
 
-def usable(params: Params, paths: Paths, targets: TargetMaker) -> tuple[list[Example], list[dict[str, str]]]:
-    """The examples that fit the model, and the ones that don't with the reason."""
+def prepared(params: Params, paths: Paths, targets: TargetMaker) -> Clips:
+    """The examples that fit the model, packed, without what is held out to measure on."""
     found, skipped = targets.usable(training_data.examples(paths.kept))
     if not found:
         reasons = Counter(item["reason"] for item in skipped)
         raise ConfigError(f"{paths.kept}: no label fits the model: {dict(reasons) or 'the table is empty'}")
-    return pack(found, params.distill.packing, lambda example: targets.too_long(example) is None), skipped
+    seed = params.distill.seed
+    found, dev, apart = dev_set.choose(params.distill, seed, paths.dev, found, targets)
 
+    def fits(example: Example) -> bool:
+        return targets.too_long(example) is None
 
-@dataclass(frozen=True)
-class Hearing:
-    """What teacher and student hear of examples, and encoder states wherever an encoder does not change."""
-
-    params: Params
-    family: Family
-    processor: Any
-    clips: training_data.Audio
-    audio: str  # its digest
-    teacher: str  # the identity of the teacher's weights
-
-    def __call__(self, index: tuple[int, ...]) -> Tensor:
-        return self.family.features(self.processor, [self.clips(i) for i in index])
-
-    def states(self, model: Any) -> EncoderStates | None:
-        """Of a frozen encoder, computed once; None where the family has none."""
-        encoder = self.family.encoder(model)
-        if encoder is None:
-            return None
-        made = EncoderStates(encoder, self, self.clips, self.audio, self.params.distill.encoder_cache_gb)
-        with progress("encode", len(self.clips.found)) as advance:
-            made.fill(self.params.distill.micro_batch, advance)
-        return made
-
-
-def assemble(
-    hearing: Hearing, models: tuple[Any, Any], objective: Objective, batches: training_data.Batches, folder: Path
-) -> Trainer:
-    """The trainer, with encoder states computed once wherever an encoder does not change."""
-    params, family, (teacher, learner) = hearing.params, hearing.family, models
-    taught = bool({"teacher", "teachers"} & objective.needs)
-    shared = student.shares_encoder(params.student, teacher.config.encoder_layers)
-    own = hearing.states(teacher if shared else learner) if params.student.freeze_encoder else None
-    objective.attach(learner, teacher if taught else None)
-
-    def live() -> LiveTeachers:
-        states = own if own and shared else hearing.states(teacher)
-        return LiveTeachers(family, [teacher], [states], hearing)
-
-    return Trainer(
-        config=params.distill,
-        seed=params.run.seed,
-        family=family,
-        student=learner,
-        objective=objective,
-        batches=batches,
-        hear=hearing,
-        folder=folder,
-        teacher=outputs(hearing, live, objective, batches, hearing.teacher) if taught else None,
-        student_states=own,
-    )
-
-
-def outputs(
-    hearing: Hearing,
-    live: Callable[[], LiveTeachers],
-    objective: Objective,
-    batches: training_data.Batches,
-    teacher: str,
-) -> TeacherOutputs:
-    """The teacher's outputs: kept ones where the objective can work with them and they fit the disk, else live."""
-    config = hearing.params.distill
-    if objective.needs & {"hidden", "teachers", "models"} or not config.teacher_cache_gb:
-        return live()
-    identity = [teacher, hearing.audio, config.dtype]
-    kept = TeacherCache(
-        live, batches.found, batches.targets, identity, config.teacher_cache_top_k, objective.temperature
-    )
-    if not kept.fits(config.teacher_cache_gb):
-        return live()
-    with progress("teacher outputs", len(kept.lengths)) as advance:
-        kept.fill(advance)
-    return kept
+    noises = augmentation.noise_files(params.data.root, params.augment.noise_folder)
+    changes = Augmentation(params.augment, seed, noises, fits)
+    split = paths.dev if apart and paths.dev is not None else paths.split
+    return Clips(pack(found, params.distill.packing, fits), targets, skipped, changes, dev, split)
 
 
 def _write(
@@ -185,9 +134,9 @@ def _write(
     paths: Paths,
     trainer: Trainer,
     processor: Any,
-    rows: list[dict[str, Any]],
     skipped: list[dict[str, str]],
 ) -> None:
+    rows, memory = trainer.memory.rows, trainer.memory
     shutil.rmtree(paths.student, ignore_errors=True)
     trainer.family.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
     trainer.samples.write(paths.samples)
@@ -199,12 +148,18 @@ def _write(
     cache.write_bytes(paths.curve, text.getvalue().encode())
     parameters = sum(p.numel() for p in trainer.student.parameters())
     summary = {
-        "steps": params.distill.steps,
+        "steps": memory.step,
         "examples": len(trainer.batches.found),
         "labels": sum(len(example.parts) for example in trainer.batches.found),
-        "epochs": round(params.distill.steps / trainer.batches.per_epoch, 3),
+        "epochs": round(memory.step / trainer.batches.per_epoch, 3),
         "skipped": dict(Counter(item["reason"] for item in skipped)),
         "parameters": parameters,
         "final": {k: round(v, 6) for k, v in rows[-1].items() if k != "step"},
+        "steps_skipped": {"bad": memory.bad_steps, "empty": memory.empty_steps, "overflows": memory.overflows},
     }
+    if trainer.dev is not None:
+        best = {"step": memory.best_step, "wer": memory.best_wer}
+        summary["dev"] = {"clips": len(trainer.dev.examples), "best": best, "kept": params.distill.keep}
     cache.write_json(paths.metrics, summary)
+    if paths.speed is not None:
+        cache.write_json(paths.speed, memory.speed(trainer.team.size))

@@ -12,13 +12,21 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 
+def whisper_logits(model: Any, inputs: Tensor | None, mels: Tensor | None, states: Tensor | None) -> Tensor:
+    """(B, T, V) of a Whisper model on decoder inputs, from what it hears or from encoder states."""
+    given = {"input_features": mels} if states is None else {"encoder_outputs": BaseModelOutput(states)}
+    logits: Tensor = model(decoder_input_ids=inputs, **given).logits
+    return logits
+
+
 @dataclass
 class LiveModels:
-    """Two Whisper models on the micro-batch that `inputs` (B, T) and `heard` (its log-mels, made when asked) are of.
+    """Two models on the micro-batch that `inputs` (B, T) and `heard` (its log-mels, made when asked) are of.
 
     `student_states` and `teacher_states` give (B, P, D) encoder states that are known already; they are used for the
     micro-batch's own audio where the encoder is frozen, and never where it learns. `context` is the arithmetic of a
-    call (autocast). Nothing is under no_grad: a frozen model builds no graph unless `mels` asks for gradients.
+    call (autocast), `ask` (model, inputs, heard, states) how one of the family is asked. Nothing is under no_grad: a
+    frozen model builds no graph unless `mels` asks for gradients.
     """
 
     student_model: Any
@@ -28,6 +36,7 @@ class LiveModels:
     student_states: Callable[[], Tensor] | None = None
     teacher_states: Callable[[], Tensor] | None = None
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ask: Callable[[Any, Tensor | None, Tensor | None, Tensor | None], Tensor] = whisper_logits
 
     def mels(self) -> Tensor:
         """(B, M, F), a new tensor at each call."""
@@ -54,12 +63,8 @@ class LiveModels:
         with self.context():
             known = self._known(model, states) if mels is None else None
             if known is None:  # by the model's own forward pass, which masks features where it is configured to
-                heard = self.heard() if mels is None else mels
-                logits: Tensor = model(input_features=heard, decoder_input_ids=tokens).logits
-            else:
-                encoded = BaseModelOutput(last_hidden_state=known)
-                logits = model(encoder_outputs=encoded, decoder_input_ids=tokens).logits
-        return logits
+                return self.ask(model, tokens, self.heard() if mels is None else mels, None)
+            return self.ask(model, tokens, None, known)
 
     def _known(self, model: Any, states: Callable[[], Tensor] | None) -> Tensor | None:
         if states is None or any(p.requires_grad for p in model.model.encoder.parameters()):

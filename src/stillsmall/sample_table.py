@@ -31,6 +31,10 @@ class SampleTable:
             for i, sample in enumerate(sample_ids)
         ]
 
+    def drop(self, step: int) -> None:
+        """Forgets the rows of a step (from 0) that was not taken."""
+        self.rows = [row for row in self.rows if row["step"] != step + 1]
+
     def flush(self, step: int) -> None:
         """Puts the rows up to `step` on disk; the checkpoint of this step follows."""
         if self.rows:

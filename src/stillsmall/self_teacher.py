@@ -34,9 +34,17 @@ class SelfTeacher:
         if kind == "ema" and (decay is None or not 0 <= decay < 1):
             raise SelfTeacherError(f"self teacher: an average needs a decay in [0, 1), got {decay}")
         self.kind, self.decay, self.begins = kind, decay, begins
-        self.steps, self.taken = 0, kind == "snapshot" and begins <= 0  # the copy below is the snapshot then
+        self._steps, self._taken = torch.tensor(0), torch.tensor(kind == "snapshot" and begins <= 0)  # the copy is it
         self.held = [name for name, p in student.named_parameters() if p.requires_grad]
         self.model = _shadow(student)
+
+    @property
+    def steps(self) -> int:
+        return int(self._steps)
+
+    @property
+    def taken(self) -> bool:
+        return bool(self._taken)
 
     @property
     def ready(self) -> bool:
@@ -63,7 +71,7 @@ class SelfTeacher:
                 mine.lerp_(theirs.to(mine.dtype), 1.0 - self.decay)
             else:
                 mine.copy_(theirs)
-        self.steps = step
+        self._steps.fill_(step)
 
     @torch.no_grad()
     def snapshot(self, student: Any) -> None:
@@ -72,12 +80,15 @@ class SelfTeacher:
             raise SelfTeacherError("self teacher: the snapshot has been taken already")
         for mine, theirs in self._pairs(student):
             mine.copy_(theirs)
-        self.taken = True
+        self._taken.fill_(True)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds: weights of its own, how many steps it has seen, whether the snapshot was taken."""
-        own = {name: value.detach().contiguous() for name, value in self._own(self.model).items()}
-        return {**own, STEPS: torch.tensor(self.steps), TAKEN: torch.tensor(self.taken)}
+        return {name: value.detach().clone().contiguous() for name, value in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same, not copied: what is written into them is what it holds."""
+        return {**self._own(self.model), STEPS: self._steps, TAKEN: self._taken}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -92,7 +103,8 @@ class SelfTeacher:
                     f"self teacher: {name} is {tuple(state[name].shape)} in the checkpoint, {tuple(mine.shape)} here"
                 )
             mine.copy_(state[name])
-        self.steps, self.taken = int(state[STEPS]), bool(state[TAKEN])
+        self._steps.copy_(state[STEPS])
+        self._taken.copy_(state[TAKEN])
 
     def _own(self, model: Any) -> dict[str, Tensor]:
         """The tensors that are held twice: trained parameters and buffers (a normalisation's running means)."""

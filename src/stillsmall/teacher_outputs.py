@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stillsmall.data import Batch
-from stillsmall.encoder_states import EncoderStates, Hear
+from stillsmall.encoder_states import EncoderStates
 from stillsmall.families.base import Family, Output
 
 
@@ -37,7 +37,7 @@ class LiveTeachers:
     family: Family
     models: Sequence[Any]
     states: Sequence[EncoderStates | None]
-    hear: Hear
+    hear: Callable[[Batch], Tensor]
 
     @torch.no_grad()
     def __call__(self, batch: Batch, hidden: bool) -> Said:
@@ -48,5 +48,5 @@ class LiveTeachers:
         states = self.states[number]
         if states is not None:
             return self.family.forward(self.models[number], batch, None, states(batch.index), hidden)
-        heard = self.hear(batch.index).to(batch.labels.device)
+        heard = self.hear(batch).to(batch.labels.device)
         return self.family.forward(self.models[number], batch, heard, None, hidden)

@@ -5,80 +5,124 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from stillsmall import checkpoints, compute
+from stillsmall.asking import Asker
 from stillsmall.config import Distill
 from stillsmall.data import Batch, Batches
-from stillsmall.encoder_states import EncoderStates, Hear
+from stillsmall.dev_set import DevSet
 from stillsmall.families.base import Family
-from stillsmall.objectives.base import Objective, ObjectiveError, Signals, reduce, sample_mean, task_loss
+from stillsmall.loading import Load, Loader, micro_size
+from stillsmall.multi_process import Team
+from stillsmall.objectives.base import Objective, ObjectiveError, reduce, sample_mean, task_loss
+from stillsmall.optimisation import Optimiser
 from stillsmall.sample_table import SampleTable
-from stillsmall.teacher_outputs import TeacherOutputs
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on; says at which step and why."""
+from stillsmall.training_log import Memory, TrainingError, bar
 
 
 @dataclass
 class Trainer:
-    """One distillation. There is a teacher only if the objective asks for one.
-
-    `student_states` are the student's encoder states where its encoder never changes; None: it hears for itself.
-    """
+    """One distillation."""
 
     config: Distill
     seed: int
-    family: Family
-    student: Any
-    objective: Objective
+    asker: Asker
     batches: Batches
-    hear: Hear
     folder: Path  # checkpoints
-    teacher: TeacherOutputs | None = None
-    student_states: EncoderStates | None = None
+    dev: DevSet | None = None
+    team: Team = field(default_factory=Team)
     samples: SampleTable = field(init=False)
+    student: Any = field(init=False)
+    objective: Objective = field(init=False)
+    family: Family = field(init=False)
+    memory: Memory = field(default_factory=Memory, init=False)
 
     def __post_init__(self) -> None:
         self.samples = SampleTable(self.folder / "samples")
+        self.student, self.objective, self.family = self.asker.student, self.asker.objective, self.asker.family
 
     def run(self, on_step: Callable[[dict[str, Any]], None] | None = None) -> list[dict[str, Any]]:
-        """Trains to `config.steps`, from the last checkpoint if there is one; the logged rows of the whole run."""
-        parameters = self._trained()
-        optimizer = torch.optim.AdamW(
-            parameters.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98)
-        )
-        tensors = {**parameters, **{f"objective.{name}": b for name, b in self.objective.named_buffers()}}
-        memory = checkpoints.load(self.folder, tensors, optimizer)
-        if memory is None:
-            self._train_mode(False)
-            self.objective.before_training(self._teacher_loss)
-            memory = {"step": 0, "rows": []}
-        rows: list[dict[str, Any]] = memory["rows"]
-        self.samples.forget_after(memory["step"])
-        self._train_mode(True)
-        with bar(self.config.steps, memory["step"]) as show:
-            for step in range(memory["step"], self.config.steps):
-                row = self._step(step, optimizer, list(parameters.values()))
-                last = step + 1 == self.config.steps
-                if last or (step + 1) % self.config.log_every == 0:
-                    rows.append(row)
+        """Trains to `config.steps`, from the last checkpoint if there is one; the logged rows of the whole run.
+
+        The student ends with the weights of the last step, or of the best on the dev set: `config.keep`.
+        """
+        at, trained = self.config, self._trained()
+        if at.gradient_checkpointing:
+            self.student.gradient_checkpointing_enable({"use_reentrant": False})
+        factors = {f"objective.{name}": factor for name, factor in self.objective.rates().items()}
+        optimiser = Optimiser(at, list(trained.values()), self._device, [factors.get(name, 1.0) for name in trained])
+        tensors = self._state(trained)
+        memory = self.memory = self._begin(tensors, optimiser)
+        loader = Loader(self.batches, self.asker.ears, self._size, self.team, at.prefetch, at.steps)
+        with bar(at.steps, memory.step, self.team.first) as show, loader as load:
+            while memory.step < at.steps and not memory.stopped:
+                since, waited = time.monotonic(), loader.waited_s
+                row = self._step(memory.step, load(memory.step), optimiser)
+                memory.step += 1
+                if self._due(at.dev_every):
+                    row["dev_wer"] = self._judge(trained)
+                if self._due(at.log_every) or "dev_wer" in row:
+                    memory.rows.append(row)
                 show(row)
                 if on_step:
                     on_step(row)
-                if last or (step + 1) % self.config.checkpoint_every == 0:
-                    self.samples.flush(step + 1)
-                    checkpoints.save(self.folder, step + 1, tensors, optimizer, {"rows": rows})
-        return rows
+                memory.seconds += time.monotonic() - since
+                memory.waiting_s += loader.waited_s - waited
+                if self._due(at.checkpoint_every):
+                    self._save(tensors, optimiser)
+        if at.keep == "best" and memory.best_step is not None:
+            checkpoints.load_best(self.folder, memory.best_step, trained)
+        return memory.rows
+
+    def _begin(self, tensors: Mapping[str, Tensor], optimiser: Optimiser) -> Memory:
+        """Everything as the last checkpoint has it, or as it is before the first step."""
+        found = checkpoints.load(self.folder, tensors, optimiser.adam)
+        memory = Memory() if found is None else Memory(**found)
+        optimiser.restore(memory.scaler)
+        if found is None:
+            self._train_mode(False)
+            self.objective.before_training(self._teacher_loss)
+        if self.team.first:
+            self.samples.forget_after(memory.step)
+        self.team.wait()  # nobody writes what another still reads
+        self._train_mode(True)
+        return memory
+
+    def _due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and at the end, is due after this one; 0: never."""
+        ended = self.memory.step == self.config.steps or self.memory.stopped
+        return every > 0 and (ended or self.memory.step % every == 0)
+
+    def _save(self, tensors: Mapping[str, Tensor], optimiser: Optimiser) -> None:
+        self.samples.rows = sorted(self.team.join(self.samples.rows), key=lambda row: int(str(row["step"])))
+        if not self.team.first:
+            self.samples.rows = []
+            return
+        step, memory = self.memory.step, self.memory
+        memory.scaler = optimiser.state()
+        self.samples.flush(step)
+        checkpoints.save(self.folder, step, tensors, optimiser.adam, memory.as_dict())
+        if memory.best_step is not None:
+            checkpoints.forget_best_but(self.folder, memory.best_step)
+
+    def _judge(self, trained: Mapping[str, Tensor]) -> float:
+        """The dev set's word error rate; the best weights so far are kept beside the checkpoints."""
+        assert self.dev is not None
+        self._train_mode(False)
+        with torch.no_grad():
+            rate = self.dev.errors(self.student, self.team).rate
+        self._train_mode(True)
+        assert rate is not None  # a dev set without words is refused
+        if self.memory.judge(self.memory.step, rate, self.config.patience) and self.team.first:
+            checkpoints.save_best(self.folder, self.memory.step, trained)
+        return rate
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """What the optimiser moves: of the student, and of the objective's own modules."""
@@ -87,120 +131,91 @@ class Trainer:
             raise TrainingError("the student has nothing to train: every parameter is frozen")
         return found | {f"objective.{n}": p for n, p in self.objective.trained().items()}
 
+    def _state(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All that a checkpoint holds besides the optimiser: weights, the objective's memory, the student's past."""
+        found = {**trained, **{f"objective.{name}": b for name, b in self.objective.named_buffers()}}
+        past = self.asker.own_past
+        return found if past is None else found | {f"past.{name}": t for name, t in past.tensors().items()}
+
     def _train_mode(self, on: bool) -> None:
-        """Dropout where the student learns, none where it is frozen."""
+        """Dropout where the student learns, none where its encoder is frozen."""
         self.student.train(on)
         encoder = self.family.encoder(self.student)
-        if self.student_states is not None and encoder is not None:
+        if encoder is not None and not any(p.requires_grad for p in encoder.parameters()):
             encoder.eval()
 
-    def _step(self, step: int, optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> dict[str, Any]:
-        torch.manual_seed(compute.seed(self.seed, "step", step))  # dropout: a function of the step, as the data are
-        rate = self.config.learning_rate * learning_rate_factor(self.config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.batches(step)
-        row = self._gradients(step, batch)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
-        if not math.isfinite(row["loss"]) or not math.isfinite(norm):
-            raise TrainingError(
-                f"step {step + 1}: loss {row['loss']}, gradient norm {norm}: not finite. Lower distill.learning_rate, "
-                f"or look at the clips of this step: {', '.join(batch.sample_ids[:5])}"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step(self.student, (step + 1) / self.config.steps)
-        return {"step": step + 1, **row, "lr": rate, "gradient_norm": norm, "tokens": batch.tokens}
+    def _step(self, step: int, load: Load, optimiser: Optimiser) -> dict[str, Any]:
+        """One step (from 0), taken or skipped; its row."""
+        row: dict[str, Any] = {"step": step + 1}
+        end = {"lr": optimiser.rate(step), "tokens": load.batch.tokens}
+        if not load.batch.tokens:
+            self.memory.empty_steps += 1
+            return row | end
+        buffers = dict(self.objective.named_buffers())
+        before = {name: buffer.clone() for name, buffer in buffers.items()}
+        found = self._gradients(step, load, optimiser)
+        self.team.sum_gradients(optimiser.parameters)
+        norm = optimiser.norm()
+        if not math.isfinite(found["loss"]) or not math.isfinite(norm):
+            self._skip(step, load.batch, found["loss"], norm, optimiser)
+            for name, buffer in buffers.items():
+                buffer.copy_(before[name])
+            return row | end
+        optimiser.step()
+        self.memory.bad_in_a_row, self.memory.tokens = 0, self.memory.tokens + load.batch.tokens
+        mine = sum(len(micro.index) for _, micro in load.mine)
+        self.team.agree(buffers, before, mine / len(load.batch.index))
+        progress = (step + 1) / self.config.steps
+        self.objective.after_step(self.student, progress)
+        if self.asker.own_past is not None:
+            self.asker.own_past.follow(self.student, step + 1, progress)
+        return row | found | {"lr": end["lr"], "gradient_norm": norm, "tokens": end["tokens"]}
 
-    def _gradients(self, step: int, batch: Batch) -> dict[str, float]:
-        """Adds up the gradients of the step's micro-batches; its loss, and what the objective has to say."""
-        tokens, loss = batch.tokens, 0.0
-        parts, values = dict[str, float](), dict[str, float]()
-        for micro in batch.micro(self.config.micro_batch):
-            out = self.objective(self._signals(micro, step / self.config.steps))
-            partial = reduce(out.per_token, tokens)
-            partial.backward()
-            loss += float(partial.detach())
+    def _skip(self, step: int, batch: Batch, loss: float, norm: float, optimiser: Optimiser) -> None:
+        """Takes nothing from a step whose loss or gradients are not finite; TrainingError where that goes on."""
+        self.samples.drop(step)
+        if optimiser.skip() and math.isfinite(loss):
+            self.memory.overflows += 1
+            return
+        said = self.memory.bad(step + 1, loss, norm, batch.sample_ids, self.config.max_bad_steps)
+        if self.team.first:
+            print(f"distill: {said}", file=sys.stderr)
+
+    def _gradients(self, step: int, load: Load, optimiser: Optimiser) -> dict[str, float]:
+        """Adds up the gradients of this process's micro-batches; the whole step's loss and what is said of it."""
+        whole, sums = load.batch, {"loss": 0.0}
+        for number, micro in load.mine:
+            # dropout: a function of step and micro-batch, as the data are, whichever process draws it
+            torch.manual_seed(compute.seed(self.seed, "step", step, *([number] if number else [])))
+            out = self.objective(self.asker(micro, step / self.config.steps))
+            partial = reduce(out.per_token, whole.tokens)
+            optimiser.backward(partial)
+            sums["loss"] += float(partial.detach())
             for name, value in out.parts.items():
-                parts[name] = parts.get(name, 0.0) + float(reduce(value, tokens))
-            for name, number in out.values.items():  # of the step: its micro-batches weighed by their clips
-                values[name] = values.get(name, 0.0) + number * len(micro.index) / len(batch.index)
+                sums[name] = sums.get(name, 0.0) + float(reduce(value, whole.tokens))
+            for name, amount in out.values.items():  # of the step: its micro-batches weighed by their clips
+                sums[name] = sums.get(name, 0.0) + amount * len(micro.index) / len(whole.index)
             self.samples.add(step, micro.sample_ids, out.samples)
-        return {"loss": loss, **parts, **values}
-
-    def _signals(self, batch: Batch, progress: float) -> Signals:
-        batch, needs = batch.to(self._device), self.objective.needs
-        with autocast(self._device, self.config.dtype):
-            said = self.teacher(batch, "hidden" in needs) if self.teacher else None
-            states = self.student_states(batch.index) if self.student_states else None
-            heard = self.hear(batch.index).to(self._device) if states is None else None
-            own = self.family.forward(self.student, batch, heard, states, "hidden" in needs)
-        frames = batch.frames
-        width = own.logits.shape[1]
-        return Signals(
-            student_logits=own.logits,
-            labels=batch.labels,
-            sample_ids=batch.sample_ids,
-            progress=progress,
-            teacher_logits=said.first.logits if said else None,
-            more_teacher_logits=said.more if said else (),
-            student_hidden=own.hidden,
-            teacher_hidden=said.first.hidden if said else None,
-            frames=None if frames is None else torch.arange(width, device=self._device)[None] < frames[:, None],
-            blank=self.family.blank(self.student),
-        )
+        return self.team.total(sums)
 
     def _teacher_loss(self, most: int) -> Tensor:
         """(N,) mean nats per unit of the teacher on at most `most` samples of the first epoch, as they are drawn."""
-        if self.teacher is None:
+        if self.asker.teacher is None:
             raise ObjectiveError(f"{self.objective.path} asks for the teacher's loss, but has no teacher")
-        found: list[Tensor] = []
+        found: list[float] = []
         for step in range(min(self.batches.per_epoch, -(-most // self.config.batch_size))):
-            for micro in self.batches(step).micro(self.config.micro_batch):
+            mine: list[float] = []
+            for micro in self.team.share(list(self.batches(step).micro(self._size))):
                 with torch.no_grad():
-                    signals = self._signals(micro, 0.0)
-                    found.append(sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).cpu())
-        return torch.cat(found)[:most]
+                    signals = self.asker(micro, 0.0)
+                    mine += sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).tolist()
+            found += self.team.join(mine)
+        return torch.tensor(found[:most])
+
+    @property
+    def _size(self) -> int:
+        return micro_size(self.config.batch_size, self.config.micro_batch, self.team)
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = next(self.student.parameters()).device
-        return device
-
-
-def autocast(device: torch.device, dtype: str) -> Any:
-    """bf16/fp16 arithmetic over float32 weights where it is asked for."""
-    return torch.autocast(device.type, compute.dtype(dtype), enabled=dtype != "float32")
-
-
-def learning_rate_factor(config: Distill, step: int) -> float:
-    """The schedule's factor at a step: warm-up from 1/w, then linear or half a cosine to 0 at `steps`, or constant."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    u = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return {"linear": 1.0 - u, "cosine": 0.5 * (1.0 + math.cos(math.pi * u)), "constant": 1.0}[config.schedule]
-
-
-class bar:
-    """Progress on the terminal: loss, tokens a second, time left."""
-
-    def __init__(self, total: int, done: int) -> None:
-        words = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} tokens/s")
-        columns = (TextColumn("distill"), BarColumn(), MofNCompleteColumn(), words, TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self.task = self.progress.add_task("distill", total=total, completed=done, loss=math.nan, rate=0.0)
-        self.since, self.tokens, self.total, self.done = time.monotonic(), 0, total, done
-
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        self.progress.start()
-        if self.done:
-            print(f"distill: going on at step {self.done} of {self.total}", file=sys.stderr)
-        return self.show
-
-    def show(self, row: dict[str, Any]) -> None:
-        self.tokens += row["tokens"]
-        rate = self.tokens / max(1e-9, time.monotonic() - self.since)
-        self.progress.update(self.task, completed=row["step"], loss=row["loss"], rate=rate)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        return self.asker.device

@@ -68,6 +68,12 @@ class Family(Protocol):
         """The model's output on a batch, from encoder `states` or from what is `heard`, on the model's device."""
         ...
 
+    def transcribe(
+        self, model: Any, processor: Any, heard: Tensor, languages: Sequence[str], params: Params
+    ) -> list[str]:
+        """Greedy text of what is `heard`, one language a clip; for error rates during training."""
+        ...
+
     def vocabulary(self, processor: Any) -> dict[str, int]:
         """Token to id; two models share logits only where these are equal."""
         ...

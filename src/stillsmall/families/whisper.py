@@ -17,6 +17,7 @@ from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Params, Student
 from stillsmall.data import Batch, Targets, features
 from stillsmall.families.base import Output
+from stillsmall.teachers.greedy import Rules, Steps, decode
 from stillsmall.whisper_tokens import WhisperTokens
 
 
@@ -43,7 +44,7 @@ class WhisperFamily:
             positions=model.config.max_target_positions,
             window_s=processor.feature_extractor.n_samples / SAMPLE_RATE,
             task=params.pseudo_label.task,
-            seed=params.run.seed,
+            seed=params.distill.seed,
             timestamp_probability=params.distill.timestamp_probability,
             previous_text_probability=params.distill.previous_text_probability,
         )
@@ -63,6 +64,20 @@ class WhisperFamily:
         given = {"input_features": heard} if states is None else {"encoder_outputs": BaseModelOutput(states)}
         out = model(decoder_input_ids=batch.inputs, output_hidden_states=hidden, **given)
         return Output(out.logits, tuple(out.decoder_hidden_states) if hidden else None)
+
+    @torch.no_grad()
+    def transcribe(
+        self, model: Any, processor: Any, heard: Tensor, languages: Sequence[str], params: Params
+    ) -> list[str]:
+        tokens = WhisperTokens.of(processor.tokenizer, model.generation_config)
+        rules = Rules(tokens, model.generation_config, model.config.vocab_size, heard.device)
+        task = params.pseudo_label.task
+        prefix = [tokens.prefix(language, task, timestamps=False) for language in languages]
+        steps = Steps(model, compute.encode(model.model.encoder, heard))
+        logits = steps(torch.tensor(prefix, device=heard.device))
+        room = max(1, model.config.max_target_positions - len(prefix[0]))
+        made = decode(steps, logits, rules, False, room, 0.0, [0] * len(prefix))
+        return [tokens.text(said) for said, _, _ in made]
 
     def vocabulary(self, processor: Any) -> dict[str, int]:
         found: dict[str, int] = processor.tokenizer.get_vocab()

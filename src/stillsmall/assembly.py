@@ -1,0 +1,188 @@
+"""A trainer put together: models, what they hear, what the teacher says, and the clips that it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stillsmall import compute, student
+from stillsmall import data as training_data
+from stillsmall.asking import Asker
+from stillsmall.augmentation import Augmentation
+from stillsmall.config import ConfigError
+from stillsmall.data import Example, TargetMaker
+from stillsmall.dev_set import DevSet
+from stillsmall.encoder_states import EncoderStates
+from stillsmall.families.base import family_of
+from stillsmall.hearing import Hearing
+from stillsmall.multi_process import Team
+from stillsmall.objectives.base import Objective
+from stillsmall.progress import progress
+from stillsmall.self_teacher import SelfTeacher
+from stillsmall.teacher_cache import TeacherCache
+from stillsmall.teacher_outputs import LiveTeachers, TeacherOutputs
+from stillsmall.training import Trainer
+
+ASKED = {"teacher", "teachers", "hidden"}  # needs that the teacher's outputs meet
+LIVE = {"teachers", "hidden", "models"}  # needs that kept outputs do not
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What is trained on and measured on: `dev` are clips of `dev_split`; the skipped fit no model, with the reason."""
+
+    found: list[Example]
+    targets: TargetMaker
+    skipped: list[dict[str, str]]
+    augmentation: Augmentation
+    dev: list[Example]
+    dev_split: Path
+
+
+@dataclass(frozen=True)
+class Models:
+    """The student, the teacher it is made of, the identity of the teacher's weights, and who trains."""
+
+    student: Any
+    teacher: Any
+    identity: str
+    team: Team
+
+
+def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clips, folder: Path) -> Trainer:
+    """The trainer. Encoder states and the teacher's outputs are computed once wherever they never change."""
+    params, family, learner, team = hearing.params, hearing.family, models.student, models.team
+    taught = bool((ASKED | {"models"}) & objective.needs)
+    objective.to(next(learner.parameters()).device)
+    objective.attach(learner, models.teacher if taught else None)
+    own = hearing.states(learner, team) if params.student.freeze_encoder else None
+    hears_alike = student.shares_encoder(params.student, models.teacher.config.encoder_layers)
+
+    def teachers_states() -> EncoderStates | None:
+        encoder = family.encoder(models.teacher)
+        if encoder is None or any(p.requires_grad for p in encoder.parameters()):
+            return None
+        if own is not None and hears_alike and hearing.unchanging(teacher=True):
+            return own
+        return hearing.states(models.teacher, team, teacher=True)
+
+    outputs, states = None, None
+    if ASKED & objective.needs:
+        outputs, states = teacher_outputs(hearing, models, objective, clips, teachers_states)
+    elif taught:
+        states = teachers_states()
+    if own is None or "models" in objective.needs:
+        hearing.wanted.add(hearing.changed(teacher=False))
+    if isinstance(outputs, LiveTeachers) and None in outputs.states:
+        hearing.wanted.add(hearing.changed(teacher=True))
+    if params.augment.mask_probability and hearing((0,)).ndim != 3:
+        raise ConfigError(
+            f"augment.mask_probability: got {params.augment.mask_probability}, but the model hears waveforms; "
+            "masks are of log-mel features: set it to 0"
+        )
+    asker = Asker(
+        family=family,
+        student=learner,
+        objective=objective,
+        ears=hearing,
+        dtype=params.distill.dtype,
+        teacher=outputs,
+        student_states=own,
+        teacher_model=models.teacher if taught else None,
+        teacher_states=states,
+        own_past=past(objective, learner),
+    )
+    changes = clips.augmentation.example
+    return Trainer(
+        config=params.distill,
+        seed=params.distill.seed,
+        asker=asker,
+        batches=training_data.Batches(clips.found, clips.targets, params.distill.batch_size, changes),
+        folder=folder,
+        dev=measured(hearing, clips) if clips.dev else None,
+        team=team,
+    )
+
+
+def past(objective: Objective, learner: Any) -> SelfTeacher | None:
+    """The student as it was, where the objective asks for it."""
+    asks = objective.of_self()
+    if asks is None or "self" not in objective.needs:
+        return None
+    assert asks.self_kind in ("ema", "snapshot")
+    return SelfTeacher(learner, asks.self_kind, asks.self_decay, asks.self_from or 0.0)  # type: ignore[arg-type]
+
+
+def teacher_outputs(
+    hearing: Hearing,
+    models: Models,
+    objective: Objective,
+    clips: Clips,
+    states: Callable[[], EncoderStates | None],
+) -> tuple[TeacherOutputs, EncoderStates | None]:
+    """The teacher's outputs: kept ones where the objective can work with them and they fit the disk, else live.
+
+    And the encoder states that live ones come from, if any were computed.
+    """
+    config, made = hearing.params.distill, list[LiveTeachers]()
+
+    def live() -> LiveTeachers:
+        if not made:
+            more = further_teachers(hearing, models) if "teachers" in objective.needs else []
+            kept = [states(), *(hearing.states(model, models.team, teacher=True) for model in more)]
+            made.append(LiveTeachers(hearing.family, [models.teacher, *more], kept, hearing.teacher))
+        return made[0]
+
+    if objective.needs & LIVE or not config.teacher_cache_gb or not hearing.unchanging(teacher=True):
+        return live(), live().states[0]
+    identity = [models.identity, hearing.audio, config.dtype]
+    outputs = TeacherCache(
+        live, clips.found, clips.targets, identity, config.teacher_cache_top_k, objective.temperature
+    )
+    if not outputs.fits(config.teacher_cache_gb):
+        return live(), live().states[0]
+    for turn in (True, False):  # the first process fills it, the others read
+        if models.team.first is turn:
+            with progress("teacher outputs", len(outputs.lengths)) as advance:
+                outputs.fill(advance)
+        models.team.wait()
+    return outputs, None
+
+
+def further_teachers(hearing: Hearing, models: Models) -> list[Any]:
+    """The models of `distill.more_teachers`; ConfigError where one is of another family or has another vocabulary."""
+    params, found = hearing.params, []
+    for number, entry in enumerate(params.distill.more_teachers):
+        path = f"distill.more_teachers.{number}"
+        source, _ = compute.locate(params.models.root, entry.model, entry.revision, path)
+        family = family_of(source, entry.revision, path)
+        if family.name != hearing.family.name:
+            raise ConfigError(
+                f"{path}.model: {entry.model} is of the {family.name} family, the teacher of the {hearing.family.name} "
+                "family; teachers that share a student's tokens are of one family"
+            )
+        model, processor = family.load(source, entry.revision, path)
+        if family.vocabulary(processor) != family.vocabulary(hearing.processor):
+            raise ConfigError(f"{path}.model: {entry.model} has other tokens than the teacher; they must be the same")
+        found.append(model.to(next(models.teacher.parameters()).device))
+    if not found:
+        raise ConfigError("distill.more_teachers: is empty, but the objective wants several teachers; name one more")
+    return found
+
+
+def measured(hearing: Hearing, clips: Clips) -> DevSet:
+    """The dev set, as the model hears it: clean, and one by one."""
+    params, audio = hearing.params, training_data.Audio(clips.dev_split, clips.dev)
+
+    def hear(index: tuple[int, ...]) -> Tensor:
+        return hearing.family.features(hearing.processor, [audio(i) for i in index])
+
+    def transcribe(model: Any, heard: Tensor, languages: Sequence[str]) -> list[str]:
+        heard = heard.to(next(model.parameters()).device)
+        return hearing.family.transcribe(model, hearing.processor, heard, languages, params)
+
+    return DevSet(clips.dev, hear, transcribe, params.distill.micro_batch)
