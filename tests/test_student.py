@@ -7,7 +7,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 import tiny
 from small import tone
 from stillsmall import student
-from stillsmall.config import ConfigError, Student
+from stillsmall.config import ConfigError, Student, parse
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +16,16 @@ def teacher(tmp_path_factory):
     return WhisperForConditionalGeneration.from_pretrained(folder).eval(), WhisperProcessor.from_pretrained(folder)
 
 
-def config(encoder=None, decoder=2, freeze=True):
-    return Student(encoder_layers=encoder, decoder_layers=decoder, freeze_encoder=freeze, save_dtype="float32")
+def config(encoder=None, decoder=2, freeze=True, **more):
+    rest = {
+        "freeze": [], "language_embedding": None, "vocabulary": "full", "vocabulary_min_count": 1, "pruning": None,
+        "save_dtype": "float32",
+    }  # fmt: skip
+    return parse(
+        Student,
+        {"encoder_layers": encoder, "decoder_layers": decoder, "freeze_encoder": freeze, **rest, **more},
+        "student",
+    )
 
 
 @pytest.mark.parametrize(
