@@ -18,8 +18,10 @@ import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
     {"plugins", "cache", "progress", "stage", "processes"},
+    {"faults"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
+    {"students"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
@@ -31,13 +33,14 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
-    *{"training", "distillation", "evaluation", "transcription", "serving", "doctor"},
+    *{"students", "training", "distillation", "evaluation", "transcription", "serving", "doctor"},
 }
 RAY = {"teachers"}
 NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC
 LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
+        "faults",
         "mixture",
         "labelling",
         "processes",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from stillsmall.plugins import nearest
+from stillsmall.faults import in_words
 
 PARAMS = Path("params.yaml")
 
@@ -274,56 +274,7 @@ def parse(model: type[S], data: Any, path: str) -> S:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_fault(model, fault, path) for fault in error.errors())) from None
-
-
-def _fault(model: type[BaseModel], fault: Any, path: str) -> str:
-    inside, loc = _walk(model, fault["loc"])
-    where = ".".join([*([path] if path else []), *loc])
-    if fault["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in inside.model_fields.items()]
-        return f"{where}: unknown '{fault['loc'][-1]}'; {nearest(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{where}: missing; params.yaml must give it a value"
-    return f"{where}: got {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[type[BaseModel], list[str]]:
-    """(the innermost section on the way, the dotted path that people write) of a fault.
-
-    pydantic names the kind that it chose as a part of the path (pruning.iterative.decay): it is left out.
-    """
-    path: list[str] = []
-    below: dict[str, Any] = {"": model}  # sections that a part may lead into, by kind; "" the only one
-    for part in loc:
-        if part in below and path:
-            model = below[part]
-            continue
-        if isinstance(part, int) and path:
-            path[-1] += f"[{part}]"
-        else:
-            path.append(str(part))
-            below = _sections_of(model, part)
-        model = below.get("", model)
-    return model, path
-
-
-def _sections_of(model: type[BaseModel], part: Any) -> dict[str, Any]:
-    """The sections that field `part` of `model` may hold, by their kind; the only one by ""."""
-    for name, field in model.model_fields.items():
-        if part in (name, field.alias):
-            found = [kind for kind in _arguments(field.annotation) if isinstance(kind, type)]
-            found = [kind for kind in found if issubclass(kind, BaseModel)]
-            if len(found) == 1:
-                return {"": found[0]}
-            return {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in found}
-    return {}
-
-
-def _arguments(annotation: Any) -> list[Any]:
-    """An annotation's innermost parts: list[A] | Annotated[B | C, ...] | None has A, B, C and None."""
-    inner = get_args(annotation)
-    return [part for one in inner for part in _arguments(one)] if inner else [annotation]
+        raise ConfigError("\n".join(in_words(model, fault, path) for fault in error.errors())) from None
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from stillsmall.students.freezing import freeze
 from stillsmall.students.languages import mix
 from stillsmall.students.layers import chosen_layers, evenly_spaced, rebuilt
 from stillsmall.students.shrinking import Shrinker
+from stillsmall.students.vocabulary import Label, Trimmed, counted, trimmed
+from stillsmall.whisper_tokens import WhisperTokens
 
-__all__ = ["build", "check", "chosen_layers", "evenly_spaced", "save", "shares_encoder", "shrinker"]
+__all__ = ["build", "check", "chosen_layers", "evenly_spaced", "save", "shares_encoder", "shrinker", "trim"]
 
 
 def check(config: Student) -> None:
@@ -49,6 +52,18 @@ def build(teacher: Any, config: Student) -> Any:
     return student
 
 
+def trim(student: Any, processor: Any, config: Student, labels: Iterable[Label]) -> tuple[Any, Any, Trimmed | None]:
+    """(student, processor, how ids moved) with only the tokens that the kept labels need; as given for `full`.
+
+    A new student and processor. From here on targets are made with *this* processor's tokenizer and *this* student's
+    generation config; the teacher hears `Trimmed.restored(inputs)` and its logits go through `Trimmed.project`.
+    """
+    if config.vocabulary == "full":
+        return student, processor, None
+    counts = counted(WhisperTokens.of(processor.tokenizer, student.generation_config), labels)
+    return trimmed(student, processor, counts, config.vocabulary_min_count)
+
+
 def shares_encoder(config: Student, teacher_layers: int) -> bool:
     """Whether teacher and student hear through the very same, unchanging encoder."""
     chosen = chosen_layers(config.encoder_layers, teacher_layers, "student.encoder_layers")
@@ -71,8 +86,13 @@ def shrinker(student: Any, config: Student) -> Shrinker | None:
     return Capacity(config.pruning, student)
 
 
-def save(student: Any, processor: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Weights as safetensors, both configs, and the processor: a folder that `from_pretrained` takes."""
+def save(student: Any, processor: Any, folder: Path, dtype: torch.dtype, kept: Trimmed | None = None) -> None:
+    """Weights as safetensors, both configs, and the processor: a folder that `from_pretrained` takes.
+
+    With a trimmed vocabulary also which of the teacher's tokens were kept (`kept_tokens.json`).
+    """
     shadow = copy.deepcopy(student).to("cpu", dtype)
     shadow.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if kept is not None:
+        kept.write(folder)

@@ -53,8 +53,8 @@ def rebuilt(
 ) -> Any:
     """A new model of `model`'s kind with `state`'s values, only `layers` of each side, numbered anew.
 
-    `columns`: for a side, the feed-forward units that each of its remaining layers keeps, equally many a layer (Whisper
-    has one width a side). The generation config is the model's own: a config alone would lose `lang_to_id` and its like.
+    `columns`: for a side, the feed-forward units that each of its remaining layers keeps, equally many in each (Whisper
+    has one width a side). The generation config is the model's own: a config alone would lose `lang_to_id` and such.
     """
     shape, kept = copy.deepcopy(model.config), _copied(state, layers)
     for side in SIDES:
@@ -65,11 +65,17 @@ def rebuilt(
         setattr(shape, f"{side}_ffn_dim", len(units[0]))
         for number, index in enumerate(units):
             _narrow(kept, f"model.{side}.layers.{number}.", index)
+    made = like(model, shape, kept)
+    _renumber_alignment(made.generation_config, layers["decoder"])
+    return made
+
+
+def like(model: Any, shape: Any, state: Mapping[str, Tensor]) -> Any:
+    """A new model of config `shape` with the weights `state`, and `model`'s generation config and device."""
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it must not move anyone's seed
         made: Any = WhisperForConditionalGeneration(shape)
-    made.load_state_dict(kept)
+    made.load_state_dict(state)
     made.generation_config = copy.deepcopy(model.generation_config)
-    _renumber_alignment(made.generation_config, layers["decoder"])
     return made.to(next(model.parameters()).device)
 
 

@@ -2,13 +2,14 @@
 
 Of each optimiser step the loop calls, in this order:
 
-    loss = ... + shrinker.penalty(progress)     once a step, not once a micro-batch
+    loss = ... + shrinker.penalty()                     once a step, not once a micro-batch
     loss.backward()
-    shrinker.after_backward(student)            all gradients of the step are there, not yet clipped
+    shrinker.after_backward(student)                    all gradients of the step are there, not yet clipped
     optimizer.step()
-    shrinker.after_step(student, progress)      progress = (step + 1) / steps: 1 after the last
+    shrinker.after_step(student, optimizer, progress)   progress = (step + 1) / steps: 1 after the last
 
-and at the end `smaller = shrinker.finish(student)`. As a module, its buffers and parameters are part of a checkpoint.
+and at the end `smaller = shrinker.finish(student)`. The optimiser moves `trained()` as well as the student. A shrinker
+is a module: its buffers and parameters (`state_dict`) are part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Shrinker(torch.nn.Module):
     def __init__(self, config: Shrinking, student: Any, path: str = "student.pruning") -> None:
         """Raises ConfigError for more layers than the student starts with."""
         super().__init__()
-        self.path = path
+        self.path, self.device = path, next(student.parameters()).device
         self.start, self.end = config.start, config.end
         self.sizes = {side: len(student.get_submodule(f"model.{side}.layers")) for side in SIDES}
         self.targets = {side: getattr(config, f"{side}_layers") or self.sizes[side] for side in SIDES}
@@ -46,6 +47,10 @@ class Shrinker(torch.nn.Module):
                     f"(student.{side}_layers)"
                 )
 
+    def remaining(self, side: str, progress: float) -> float:
+        """How many layers of a side the schedule leaves, as a real number that comes down from all to the target."""
+        return self.targets[side] + (self.sizes[side] - self.targets[side]) * self.to_go(progress)
+
     def to_go(self, progress: float) -> float:
         return cubic(progress, self.start, self.end)
 
@@ -53,14 +58,14 @@ class Shrinker(torch.nn.Module):
         """Parameters besides the student's that the optimiser moves, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def penalty(self, progress: float) -> Tensor:
-        """() nats to add to the step's loss; 0 here."""
-        return torch.zeros(())
+    def penalty(self) -> Tensor:
+        """() nats to add to the step's loss, as of the progress that the last step ended at; 0 here."""
+        return torch.zeros((), device=self.device)
 
     def after_backward(self, student: Any) -> None:
         """Looks at the gradients of a whole step."""
 
-    def after_step(self, student: Any, progress: float) -> None:
+    def after_step(self, student: Any, optimizer: torch.optim.Optimizer, progress: float) -> None:
         """Takes away what the schedule has come to."""
 
     def finish(self, student: Any) -> Any:
@@ -70,3 +75,22 @@ class Shrinker(torch.nn.Module):
     def values(self) -> dict[str, float]:
         """What is left, for the log."""
         return {}
+
+
+def layers_of(model: Any, side: str) -> Any:
+    """The layers of one side, in order."""
+    return model.get_submodule(f"model.{side}.layers")
+
+
+def branches(layer: Any) -> list[torch.nn.Linear]:
+    """The last matrices of a layer's residual branches: with all of them zero, a layer passes its input on."""
+    attentions = [layer.self_attn, *([layer.encoder_attn] if hasattr(layer, "encoder_attn") else [])]
+    return [*(attention.out_proj for attention in attentions), layer.fc2]
+
+
+def lowest(scores: Tensor, alive: Tensor, keep: int) -> Tensor:
+    """`alive` without its lowest scores, `keep` of them left; equal scores go from the end."""
+    order = scores.masked_fill(~alive, -torch.inf).sort(descending=True, stable=True).indices
+    left = torch.zeros_like(alive)
+    left[order[:keep]] = True
+    return left & alive
