@@ -27,7 +27,7 @@ def check(config: Student) -> None:
         return
     for name in ("encoder_layers", "encoder_ffn"):
         value = getattr(pruning, name, None)
-        if value not in (None, 1.0):
+        if value is not None and (name == "encoder_layers" or value < 1.0):
             raise ConfigError(
                 f"student.pruning.{name}: got {value}, but student.freeze_encoder is true, and a frozen encoder does "
                 "not shrink; set one of the two"

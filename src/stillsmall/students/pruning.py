@@ -37,6 +37,11 @@ class Iterative(Shrinker):
         shares = {side: float(getattr(config, f"{side}_ffn")) for side in SIDES}
         self.kept_units = {side: max(1, round(shares[side] * self.widths[side])) for side in SIDES}
         self.sides = [s for s in SIDES if self.kept_units[s] < self.widths[s] or self.targets[s] < self.sizes[s]]
+        if not self.sides:
+            raise ConfigError(
+                f"{path}: encoder_ffn {config.encoder_ffn}, decoder_ffn {config.decoder_ffn} and these layers leave "
+                "the student as it is; give a share below 1 or a number of layers below its own"
+            )
         for side in self.sides:
             _require_gradients(student, side, path)
             for name, shape in (("units", (self.sizes[side], self.widths[side])), ("layers", (self.sizes[side],))):
