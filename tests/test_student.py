@@ -232,15 +232,15 @@ def names(made):
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("encodr", r"\[0\]: 'encodr' names nothing: no 'encodr'; did you mean 'encoder'\?.*Have: .*decoder, encoder"),
+        ("encodr", r"'encodr' names nothing: no 'encodr'; did you mean 'encoder'\?.*Have: .*decoder, encoder"),
         ("decoder.layers.0-4", r"'decoder\.layers\.0-4' names nothing: no 'decoder\.layers\.2'; .*decoder\.layers\.1"),
         ("decoder.layers.0.fc3", r"no 'decoder\.layers\.0\.fc3'; did you mean 'decoder\.layers\.0\.fc[12]'\?"),
         ("encoder.layers.1-0", r"the range 1-0 runs backwards"),
-        ("model.encoder", r"'model\.encoder' names nothing: .*did you mean 'encoder'|Have: decoder, encoder"),
+        ("model.encoder", r"'model\.encoder' names nothing: .*did you mean 'encoder'\?.*Have: decoder, encoder"),
     ],
 )
 def test_a_part_that_does_not_exist_is_refused_with_the_nearest(teacher, pattern, said):
-    with pytest.raises(ConfigError, match=r"student\.freeze\[0\]: .*" + said.removeprefix(r"\[0\]: ")):
+    with pytest.raises(ConfigError, match=r"student\.freeze\[0\]: .*" + said):
         student.build(teacher[0], thawed([pattern]))
 
 
@@ -259,7 +259,7 @@ def test_every_generation_field_survives_in_every_dtype(teacher, tmp_path, dtype
     rich = copy.deepcopy(teacher[0])
     rich.generation_config.update(
         suppress_tokens=[3, 4], begin_suppress_tokens=[5], alignment_heads=[[0, 1]], length_penalty=0.9,
-        no_speech_threshold=0.6, logprob_threshold=-1.0, compression_ratio_threshold=2.4, temperature=0.0,
+        no_speech_threshold=0.6, logprob_threshold=-1.0, compression_ratio_threshold=2.4,
         forced_decoder_ids=[[1, None]], num_beams=2, condition_on_prev_tokens=False,
     )  # fmt: skip
     made = student.build(rich, config()).eval()

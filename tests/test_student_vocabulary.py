@@ -24,6 +24,7 @@ LABELS = [
     ("zh", "我們 turn 它 off", []),
     ("en", "the engine turns", []),
 ]
+CORPUS = section(vocabulary="corpus")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -37,9 +38,7 @@ def demo() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def made(demo: tuple[Any, Any]) -> tuple[Any, Any, Trimmed]:
-    cut, processor, kept = student.trim(
-        student.build(demo[0], section(vocabulary="corpus")), demo[1], section(vocabulary="corpus"), LABELS
-    )
+    cut, processor, kept = student.trim(student.build(demo[0], CORPUS), demo[1], CORPUS, LABELS)
     assert kept is not None
     return cut.eval(), processor, kept
 
@@ -179,7 +178,7 @@ def test_the_same_weights_write_the_same_text_with_fewer_tokens(demo: Any, tmp_p
 
 
 def test_a_whole_vocabulary_is_left_as_it_is(demo: Any, tmp_path: Path) -> None:
-    learner = student.build(demo[0], section(vocabulary="corpus"))
+    learner = student.build(demo[0], CORPUS)
     assert student.trim(learner, demo[1], section(), LABELS) == (learner, demo[1], None)
     assert Trimmed.read(tmp_path) is None
 
@@ -214,9 +213,9 @@ def test_frozen_parts_stay_frozen(demo: Any, made: Any) -> None:
 
 
 def test_a_higher_count_keeps_fewer_tokens(demo: Any) -> None:
-    learner = student.build(demo[0], section(vocabulary="corpus"))
+    learner = student.build(demo[0], CORPUS)
     sizes = [
-        len(student.trim(learner, demo[1], section(vocabulary="corpus", vocabulary_min_count=least), LABELS)[2].kept)
+        len(student.trim(learner, demo[1], CORPUS.model_copy(update={"vocabulary_min_count": least}), LABELS)[2].kept)
         for least in (1, 3)
     ]
     assert sizes[1] <= sizes[0]
