@@ -14,13 +14,22 @@ from torch import Tensor
 MARK = "step-"
 
 
-def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, memory: dict[str, Any]) -> None:
+def save(
+    folder: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    memory: dict[str, Any],
+    shrinker: torch.nn.Module | None = None,
+) -> None:
     """Writes `step-000100/` beside the others and removes older ones once it stands."""
     partial = folder / f".partial-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_trained(model), partial / "student.safetensors")
     save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+    if shrinker is not None:
+        save_file(shrinker.state_dict(), partial / "shrinker.safetensors")
     (partial / "memory.json").write_text(json.dumps({"step": step, **memory}))
     final = folder / f"{MARK}{step:09d}"
     shutil.rmtree(final, ignore_errors=True)
@@ -29,13 +38,17 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
         shutil.rmtree(old)
 
 
-def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, shrinker: torch.nn.Module | None = None
+) -> dict[str, Any] | None:
     """Puts the last whole checkpoint into model and optimizer; its memory, or None where there is none."""
     found = sorted(folder.glob(f"{MARK}*"))
     if not found:
         return None
     model.load_state_dict(load_file(found[-1] / "student.safetensors"), strict=False)
     _restore(optimizer, load_file(found[-1] / "optimizer.safetensors"))
+    if shrinker is not None:
+        shrinker.load_state_dict(load_file(found[-1] / "shrinker.safetensors"))
     memory: dict[str, Any] = json.loads((found[-1] / "memory.json").read_text())
     return memory
 

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from stillsmall.whisper_tokens import WhisperTokens
 CODE = (
     *("training", "checkpoints", "data", "packing", "encoder_states", "student", "whisper_tokens"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
+    *(f"students.{name}" for name in ("capacity", "freezing", "languages", "layers", "pruning", "shrinking")),
+    "students.vocabulary",
 )
 
 
@@ -56,14 +58,18 @@ def distill(params: Params, paths: Paths) -> None:
         params.models.root, params.pseudo_label.model, params.pseudo_label.revision, "pseudo_label"
     )
     teacher, processor = load_teacher(source, params)
-    learner = student.build(teacher, params.student)
-    found, skipped, targets = usable(params, paths, processor, teacher)
+    learner, processor, kept = student.trim(
+        student.build(teacher, params.student), processor, params.student, labels(paths.kept)
+    )
+    shrinker = student.shrinker(learner, params.student)
+    found, skipped, targets = usable(params, paths, processor, learner)
     chosen = params.objectives.get(params.distill.objective)
     identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
     audio = audio_digest(paths.split)
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective))
     key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
     trainer = assemble(params, paths, (teacher, learner, processor), objective, targets, found, audio, key)
+    trainer.kept, trainer.shrinker = kept, shrinker
     rows = trainer.run()
     _write(params, paths, trainer, processor, rows, skipped)
 
@@ -72,6 +78,7 @@ def check(params: Params) -> None:
     """ConfigError for parameters that are valid one by one and impossible together."""
     for name, given in params.objectives.items():
         section(name, given)
+    student.check(params.student)
     if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
         raise ConfigError(
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
@@ -81,6 +88,12 @@ def check(params: Params) -> None:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
         )
+
+
+def labels(kept: Path) -> Iterator[student.Label]:
+    """The texts that a student with the vocabulary of its corpus has to write."""
+    for example in training_data.examples(kept):
+        yield example.language, example.text, [text for _, _, text in example.segments]
 
 
 def modules_of(objective: Objective) -> list[str]:
@@ -99,12 +112,12 @@ def load_teacher(source: str, params: Params) -> tuple[Any, Any]:
 
 
 def usable(
-    params: Params, paths: Paths, processor: Any, teacher: Any
+    params: Params, paths: Paths, processor: Any, learner: Any
 ) -> tuple[list[Example], list[dict[str, str]], training_data.Targets]:
     """The examples that fit the model, the ones that don't with the reason, and how targets are made."""
     targets = training_data.Targets(
-        tokens=WhisperTokens.of(processor.tokenizer, teacher.generation_config),
-        positions=teacher.config.max_target_positions,
+        tokens=WhisperTokens.of(processor.tokenizer, learner.generation_config),
+        positions=learner.config.max_target_positions,
         window_s=processor.feature_extractor.n_samples / SAMPLE_RATE,
         task=params.pseudo_label.task,
         seed=params.run.seed,
@@ -172,7 +185,7 @@ def _write(
     skipped: list[dict[str, str]],
 ) -> None:
     shutil.rmtree(paths.student, ignore_errors=True)
-    student.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
+    student.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype), trainer.kept)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -17,7 +17,18 @@ from stillsmall.students.shrinking import Shrinker
 from stillsmall.students.vocabulary import Label, Trimmed, counted, trimmed
 from stillsmall.whisper_tokens import WhisperTokens
 
-__all__ = ["build", "check", "chosen_layers", "evenly_spaced", "save", "shares_encoder", "shrinker", "trim"]
+__all__ = [
+    "Label",
+    "Trimmed",
+    "build",
+    "check",
+    "chosen_layers",
+    "evenly_spaced",
+    "save",
+    "shares_encoder",
+    "shrinker",
+    "trim",
+]
 
 
 def check(config: Student) -> None:

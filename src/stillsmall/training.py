@@ -21,6 +21,8 @@ from stillsmall.config import Distill
 from stillsmall.data import Batch, Batches
 from stillsmall.encoder_states import EncoderStates
 from stillsmall.objectives.base import Objective, Signals, reduce
+from stillsmall.students.shrinking import Shrinker
+from stillsmall.students.vocabulary import Trimmed
 
 
 class TrainingError(RuntimeError):
@@ -45,16 +47,20 @@ class Trainer:
     student_states: EncoderStates | None
     mels: Callable[[tuple[int, ...]], Tensor]
     folder: Path  # checkpoints
+    kept: Trimmed | None = None  # where the student has fewer tokens than its teacher
+    shrinker: Shrinker | None = None  # where the student becomes smaller; `run` ends with the smaller one
 
     def run(self, on_step: Callable[[dict[str, Any]], None] | None = None) -> list[dict[str, Any]]:
         """Trains to `config.steps`, from the last checkpoint if there is one; the logged rows of the whole run."""
         parameters = [p for p in self.student.parameters() if p.requires_grad]
+        if self.shrinker is not None:
+            parameters += self.shrinker.trained().values()
         if not parameters:
             raise TrainingError("the student has nothing to train: every parameter is frozen")
         optimizer = torch.optim.AdamW(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, betas=(0.9, 0.98)
         )
-        memory = checkpoints.load(self.folder, self.student, optimizer) or {"step": 0, "rows": []}
+        memory = checkpoints.load(self.folder, self.student, optimizer, self.shrinker) or {"step": 0, "rows": []}
         rows: list[dict[str, Any]] = memory["rows"]
         self._train_mode()
         with bar(self.config.steps, memory["step"]) as show:
@@ -67,7 +73,9 @@ class Trainer:
                 if on_step:
                     on_step(row)
                 if last or (step + 1) % self.config.checkpoint_every == 0:
-                    checkpoints.save(self.folder, step + 1, self.student, optimizer, {"rows": rows})
+                    checkpoints.save(self.folder, step + 1, self.student, optimizer, {"rows": rows}, self.shrinker)
+        if self.shrinker is not None:
+            self.student = self.shrinker.finish(self.student)
         return rows
 
     def _train_mode(self) -> None:
@@ -83,6 +91,11 @@ class Trainer:
             group["lr"] = rate
         batch = self.batches(step)
         tokens, loss, parts = batch.tokens, 0.0, dict[str, float]()
+        if self.shrinker is not None:
+            penalty = self.shrinker.penalty()
+            loss += float(penalty.detach())
+            if penalty.requires_grad:
+                penalty.backward()
         for micro in batch.micro(self.config.micro_batch):
             signals = self._signals(micro, step / self.config.steps)
             out = self.objective.forward(signals)
@@ -91,6 +104,8 @@ class Trainer:
             loss += float(partial.detach())
             for name, value in out.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(reduce(value, tokens))
+        if self.shrinker is not None:
+            self.shrinker.after_backward(self.student)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
@@ -99,6 +114,9 @@ class Trainer:
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if self.shrinker is not None:
+            self.shrinker.after_step(self.student, optimizer, (step + 1) / self.config.steps)
+            parts |= self.shrinker.values()
         return {"step": step + 1, "loss": loss, **parts, "lr": rate, "gradient_norm": norm, "tokens": tokens}
 
     def _signals(self, batch: Batch, progress: float) -> Signals:
@@ -108,7 +126,10 @@ class Trainer:
             if self.teacher is not None and self.teacher_states is not None:
                 states = self.teacher_states(batch.index)
                 with torch.no_grad():  # the teacher sees exactly the student's decoder inputs
-                    teacher_logits = self._decode(self.teacher, inputs, states)
+                    theirs = inputs if self.kept is None else self.kept.restored(inputs)
+                    teacher_logits = self._decode(self.teacher, theirs, states)
+                    if self.kept is not None:
+                        teacher_logits = self.kept.project(teacher_logits)
             if self.student_states is None:
                 heard = {"input_features": self.mels(batch.index).to(self._device)}
                 student_logits = self.student(decoder_input_ids=inputs, **heard).logits
