@@ -9,6 +9,7 @@ there, and no merge is there that it does not have.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import tempfile
 from collections import Counter
@@ -84,7 +85,11 @@ class Trimmed:
         return cls(tuple(saved["kept"]), saved["teacher_size"])
 
     def _kept(self, near: Tensor) -> Tensor:
-        return torch.tensor(self.kept, device=near.device)
+        return self._tensor.to(near.device)
+
+    @functools.cached_property
+    def _tensor(self) -> Tensor:
+        return torch.tensor(self.kept)
 
 
 def counted(tokens: WhisperTokens, labels: Iterable[Label]) -> Counter[int]:
