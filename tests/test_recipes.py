@@ -93,7 +93,9 @@ def test_a_combination_and_a_section_of_ones_own_are_laid_over(params: Path) -> 
 
 
 def test_layers_and_pruning_are_a_section_or_not(params: Path) -> None:
-    shrinking = "{kind: capacity, encoder_layers: null, decoder_layers: 1, start: 0.1, end: 0.7, weight: 1.0}"
+    shrinking = (
+        "{kind: capacity, encoder_layers: null, decoder_layers: 1, start: 0.1, end: 0.7, weight: 1.0, gate_speed: 10.0}"
+    )
     use(params, "student.decoder_layers={first: 2}", f"student.pruning={shrinking}")
     use(params, "student.decoder_layers={last: 3}", "student.pruning.weight=2.5")
     chosen = config.load(params).student

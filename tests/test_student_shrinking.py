@@ -26,6 +26,7 @@ ITERATIVE = {
 }  # fmt: skip
 CAPACITY = {
     "kind": "capacity", "encoder_layers": None, "decoder_layers": 2, "start": 0.2, "end": 0.8, "weight": 1.0,
+    "gate_speed": 1.0,
 }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_open_gates_change_nothing_and_halves_fold_bit_by_bit(teacher: Any) -> N
     learner, shrinker, optimizer = started(teacher, CAPACITY)
     with torch.no_grad():
         assert torch.equal(logits(learner.eval()), logits(teacher))
-        shrinker.get_parameter("decoder_gates").copy_(torch.tensor([0.5, 1.0, 0.25, 0.125]))
+        shrinker.get_parameter("decoder_moved").copy_(torch.tensor([0.5, 1.0, 0.25, 0.125]) - 1)
         shrinker.after_step(learner, optimizer, 1.0)
         before = logits(learner)
     assert shrinker.get_buffer("decoder_open").tolist() == [True, True, False, False]
@@ -200,18 +201,26 @@ def test_open_gates_change_nothing_and_halves_fold_bit_by_bit(teacher: Any) -> N
 def test_the_compression_loss_presses_what_the_schedule_has_no_room_for(teacher: Any) -> None:
     learner, shrinker, optimizer = started(teacher, {**CAPACITY, "weight": 3.0})
     assert shrinker.penalty().item() == 0.0
-    gates = shrinker.get_parameter("decoder_gates")
+    moved = shrinker.get_parameter("decoder_moved")
     with torch.no_grad():
-        gates.copy_(torch.tensor([1.2, 0.5, -0.9, 0.7]))
+        moved.copy_(torch.tensor([1.2, 0.5, -0.9, 0.7]) - 1)
     shrinker.after_step(learner, optimizer, 0.35)  # n = 2 + 2 * 27/64 = 2.84375: room for 1, 1, 0.84375, 0
     penalty = shrinker.penalty()
     assert penalty.item() == pytest.approx(3.0 * (0.2**2 + 0.0 + 0.0))
-    assert gates.tolist() == pytest.approx([1.2, 0.0, -0.9, 0.7])  # three have room left; the weakest is closed
+    assert shrinker.gates("decoder").tolist() == pytest.approx(
+        [1.2, 0.0, -0.9, 0.7]
+    )  # room for three
     shrinker.after_step(learner, optimizer, 0.5)  # n = 2.25: room for 1, 1, 0.25
     shrinker.penalty().backward()
     assert shrinker.penalty().item() == pytest.approx(3.0 * (0.2**2 + 0.45**2))
-    assert gates.grad is not None
-    assert gates.grad.tolist() == pytest.approx([3.0 * 2 * 0.2, 0.0, 0.0, 3.0 * 2 * 0.45])
+    assert moved.grad is not None
+    assert moved.grad.tolist() == pytest.approx([3.0 * 2 * 0.2, 0.0, 0.0, 3.0 * 2 * 0.45])
+
+
+def test_gates_move_at_their_speed_times_the_learning_rate(teacher: Any) -> None:
+    learner, shrinker, optimizer = started(teacher, {**CAPACITY, "gate_speed": 20.0})
+    step(learner, shrinker, optimizer, 0.01)  # Adam's first step is the learning rate, 3e-3, up or down
+    assert (shrinker.gates("decoder") - 1.0).abs().tolist() == pytest.approx([20.0 * 3e-3] * 4, rel=1e-3)
 
 
 def test_layers_close_one_after_the_other_and_exactly_the_target_is_left(teacher: Any) -> None:
@@ -228,7 +237,7 @@ def test_gates_learn_from_the_task(teacher: Any) -> None:
     learner, shrinker, optimizer = started(teacher, {**CAPACITY, "start": 0.9, "end": 1.0})
     for number in range(3):
         step(learner, shrinker, optimizer, number / 100)
-    gates = shrinker.get_parameter("decoder_gates")
+    gates = shrinker.gates("decoder")
     assert (gates != 1.0).all() and len(set(gates.tolist())) == 4
 
 
@@ -260,7 +269,7 @@ def test_a_run_that_never_reached_the_end_still_ends_at_the_size(teacher: Any) -
 def test_an_average_of_the_student_keeps_its_gates(teacher: Any) -> None:
     learner, shrinker, _ = started(teacher, CAPACITY)
     with torch.no_grad():
-        shrinker.get_parameter("decoder_gates").copy_(torch.tensor([0.3, 1.0, 0.6, 0.9]))
+        shrinker.get_parameter("decoder_moved").copy_(torch.tensor([0.3, 1.0, 0.6, 0.9]) - 1)
         assert torch.equal(logits(copy.deepcopy(learner).eval()), logits(learner.eval()))
 
 

@@ -21,6 +21,7 @@ ITERATIVE = {
 }  # fmt: skip
 CAPACITY = {
     "kind": "capacity", "encoder_layers": None, "decoder_layers": 1, "start": 0.1, "end": 0.6, "weight": 1.0,
+    "gate_speed": 10.0,
 }  # fmt: skip
 WHOLE = {"student.decoder_layers": None}
 

@@ -197,6 +197,7 @@ class IterativePruning(Shrinking):
 class CapacityDynamic(Shrinking):
     kind: Literal["capacity"]
     weight: Annotated[float, Field(gt=0)]
+    gate_speed: Annotated[float, Field(gt=0)]
 
 
 class Student(Section):

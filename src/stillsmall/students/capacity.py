@@ -5,7 +5,9 @@ each of its residual branches: at 0 the layer passes its input on. A schedule n(
 layers at the start to the target. With gates ranked by |g|, rank r = 0 the largest, the compression loss
     weight * sum over r of max(0, |g_r| - d_r)^2,   d_r = min(1, max(0, n(u) - r))
 presses only the gates that the schedule has no room for, most of all the weakest: the task's loss decides which those
-are. Where n(u) reaches a whole number the weakest gates are closed for good, so that exactly the target remains.
+are. A gate is 1 + gate_speed * a with a trained from 0: Adam moves any number by about the learning rate a step, and a
+gate has to get from 1 to 0 within the run. Where n(u) reaches a whole number the weakest gates are closed for good, so
+that exactly the target remains.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Capacity(Shrinker):
     def __init__(self, config: CapacityDynamic, student: Any, path: str = "student.pruning") -> None:
         """Puts the gates on `student`. Raises ConfigError where no side shrinks."""
         super().__init__(config, student, path)
-        self.weight = config.weight
+        self.weight, self.speed = config.weight, config.gate_speed
         self.sides = [side for side in SIDES if self.targets[side] < self.sizes[side]]
         if not self.sides:
             raise ConfigError(
@@ -38,17 +40,17 @@ class Capacity(Shrinker):
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self._hooks: list[Any] = []
         for side in self.sides:
-            gates = torch.nn.Parameter(torch.ones(self.sizes[side], device=self.device))
-            self.register_parameter(f"{side}_gates", gates)
+            moved = torch.nn.Parameter(torch.zeros(self.sizes[side], device=self.device))
+            self.register_parameter(f"{side}_moved", moved)
             self.register_buffer(f"{side}_open", torch.ones(self.sizes[side], dtype=torch.bool, device=self.device))
             for number, layer in enumerate(layers_of(student, side)):
-                hook = _scaled(gates, self.get_buffer(f"{side}_open"), number)
+                hook = _scaled(moved, self.get_buffer(f"{side}_open"), self.speed, number)
                 self._hooks += [matrix.register_forward_hook(hook) for matrix in branches(layer)]
 
     def penalty(self) -> Tensor:
         total = torch.zeros((), device=self.device)
         for side in self.sides:
-            ranked = self._open_gates(side).abs().sort(descending=True).values
+            ranked = self.gates(side)[self.get_buffer(f"{side}_open")].abs().sort(descending=True).values
             ranks = torch.arange(len(ranked), device=self.device)
             room = (self.remaining(side, float(self.get_buffer("progress"))) - ranks).clamp(0.0, 1.0)
             total = total + (ranked - room).clamp(min=0.0).square().sum()
@@ -69,7 +71,7 @@ class Capacity(Shrinker):
         layers = {side: list(range(self.sizes[side])) for side in SIDES}
         for side in self.sides:
             layers[side] = [int(i) for i in self.get_buffer(f"{side}_open").nonzero().flatten()]
-            gates = self.get_parameter(f"{side}_gates")
+            gates = self.gates(side)
             names = {module: name for name, module in student.named_modules()}
             for number in layers[side]:
                 for matrix in branches(layers_of(student, side)[number]):
@@ -89,25 +91,24 @@ class Capacity(Shrinker):
             for side in self.sides
             for name, value in (
                 ("layers", float(self.get_buffer(f"{side}_open").sum())),
-                ("gates", float(self._open_gates(side).detach().abs().sum())),
+                ("gates", float(self.gates(side).detach().abs().sum())),
             )
         }
 
-    def _open_gates(self, side: str) -> Tensor:
-        return self.get_parameter(f"{side}_gates")[self.get_buffer(f"{side}_open")]
+    def gates(self, side: str) -> Tensor:
+        """(L,) the gates of a side that shrinks; 0 where closed."""
+        return (1.0 + self.speed * self.get_parameter(f"{side}_moved")) * self.get_buffer(f"{side}_open")
 
     def _close(self, side: str, progress: float) -> None:
         """Closes the weakest gates for which the schedule has no room left, not even a part."""
-        opened, gates = self.get_buffer(f"{side}_open"), self.get_parameter(f"{side}_gates")
-        room = math.ceil(self.remaining(side, progress))
-        opened.copy_(lowest(gates.abs(), opened, room))
-        gates.masked_fill_(~opened, 0.0)
+        opened = self.get_buffer(f"{side}_open")
+        opened.copy_(lowest(self.gates(side).abs(), opened, math.ceil(self.remaining(side, progress))))
 
 
-def _scaled(gates: Tensor, opened: Tensor, number: int) -> Callable[[Any, Any, Tensor], Tensor]:
+def _scaled(moved: Tensor, opened: Tensor, speed: float, number: int) -> Callable[[Any, Any, Tensor], Tensor]:
     """A forward hook, output * gate. A plain function: copies of the student (an average of it) keep the same gates."""
 
     def hook(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output * (gates[number] * opened[number]).to(output.dtype)
+        return output * ((1.0 + speed * moved[number]) * opened[number]).to(output.dtype)
 
     return hook
