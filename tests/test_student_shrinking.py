@@ -207,9 +207,7 @@ def test_the_compression_loss_presses_what_the_schedule_has_no_room_for(teacher:
     shrinker.after_step(learner, optimizer, 0.35)  # n = 2 + 2 * 27/64 = 2.84375: room for 1, 1, 0.84375, 0
     penalty = shrinker.penalty()
     assert penalty.item() == pytest.approx(3.0 * (0.2**2 + 0.0 + 0.0))
-    assert shrinker.gates("decoder").tolist() == pytest.approx(
-        [1.2, 0.0, -0.9, 0.7]
-    )  # room for three
+    assert shrinker.gates("decoder").tolist() == pytest.approx([1.2, 0.0, -0.9, 0.7])  # room for three
     shrinker.after_step(learner, optimizer, 0.5)  # n = 2.25: room for 1, 1, 0.25
     shrinker.penalty().backward()
     assert shrinker.penalty().item() == pytest.approx(3.0 * (0.2**2 + 0.45**2))
