@@ -18,9 +18,10 @@ import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
     {"plugins", "cache", "progress", "stage", "processes", "multi_process", "training_log"},
+    {"faults"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
-    {"self_teacher", "live_models"},
+    {"students", "self_teacher", "live_models"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"families", "sample_table", "augmentation", "optimisation", "loading", "dev_set"},
@@ -37,7 +38,7 @@ MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{"families", "sample_table", "teacher_outputs", "teacher_cache", "training", "distillation", "multi_process"},
-    *{"optimisation", "augmentation", "loading", "hearing", "dev_set", "asking", "assembly"},
+    *{"optimisation", "augmentation", "loading", "hearing", "dev_set", "asking", "assembly", "students"},
     *{"evaluation", "transcription", "serving", "doctor", "self_teacher", "live_models"},
 }
 RAY = {"teachers"}
@@ -45,6 +46,7 @@ NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC
 LIGHT = {
     *{"plugins", "cache", "progress", "config", "manifest", "audio", "text", "stats", "metrics", "filters", "sources"},
     *{
+        "faults",
         "mixture",
         "labelling",
         "processes",

@@ -92,6 +92,23 @@ def test_a_combination_and_a_section_of_ones_own_are_laid_over(params: Path) -> 
     assert config.load(params).filter.keep_if == ["not_empty", {"any": ["strict", {"not": "confidence"}]}]
 
 
+def test_layers_and_pruning_are_a_section_or_not(params: Path) -> None:
+    shrinking = (
+        "{kind: capacity, encoder_layers: null, decoder_layers: 1, start: 0.1, end: 0.7, weight: 1.0, gate_speed: 10.0}"
+    )
+    use(params, "student.decoder_layers={first: 2}", f"student.pruning={shrinking}")
+    use(params, "student.decoder_layers={last: 3}", "student.pruning.weight=2.5")
+    chosen = config.load(params).student
+    assert chosen.decoder_layers == {"last": 3}
+    assert chosen.pruning is not None
+    assert chosen.pruning.model_dump()["weight"] == 2.5
+    other = "{kind: iterative, encoder_ffn: 1.0, decoder_ffn: 0.5, encoder_layers: null, decoder_layers: null, "
+    use(params, f"student.pruning={other}start: 0.1, end: 0.7, decay: 0.9}}")
+    assert config.load(params).student.pruning.kind == "iterative"  # type: ignore[union-attr]
+    use(params, "student.decoder_layers=2", "student.pruning=null")
+    assert config.load(params).student.pruning is None
+
+
 def test_a_list_is_replaced_whole_and_so_are_the_comments_on_its_entries(params: Path) -> None:
     entry = "{name: mine, kind: audiofolder, path: speech, split: train, language: en, transcripts: keep}"
     use(params, f"prepare.sources=[{entry}]")
@@ -127,6 +144,8 @@ def test_a_list_is_replaced_whole_and_so_are_the_comments_on_its_entries(params:
         ("filters.agrement={}", r"^filters\.agrement: unknown 'agrement'; did you mean 'agreement'\?"),
         ("distill.objective=kdd", r"^distill\.objective: unknown 'kdd'; did you mean 'kd'\?"),
         ("objectives.kd.temperature=-1", r"^objectives\.kd\.temperature: got -1"),
+        ("student.pruning={kind: magic}", r"^student\.pruning: got .*'iterative', 'capacity'"),
+        ("student.decoder_layers={middle: 2}", r"^student\.decoder_layers: got .*expected null, a number"),
         ("prepare.sources=[{name: a, kind: folder}]", r"^prepare\.sources\[0\]\.kind: unknown 'folder'"),
     ],
 )

@@ -16,6 +16,7 @@ from stillsmall.loading import Ears
 from stillsmall.objectives.base import Objective, Signals
 from stillsmall.optimisation import autocast
 from stillsmall.self_teacher import SelfTeacher
+from stillsmall.students.vocabulary import Trimmed
 from stillsmall.teacher_outputs import TeacherOutputs
 
 TAUGHT = {"teacher", "teachers", "hidden"}
@@ -39,6 +40,7 @@ class Asker:
     teacher_model: Any | None = None
     teacher_states: EncoderStates | None = None
     own_past: SelfTeacher | None = None
+    kept: Trimmed | None = None  # the student's tokens, where they are fewer than the teacher's
 
     def __call__(self, batch: Batch, progress: float) -> Signals:
         """Of one micro-batch at a step's progress."""
@@ -74,7 +76,11 @@ class Asker:
 
     def _models(self, batch: Batch, clips: Batch, heard: Tensor | None) -> LiveModels:
         def ask(model: Any, inputs: Tensor | None, mels: Tensor | None, states: Tensor | None) -> Tensor:
-            return self.family.forward(model, replace(clips, inputs=inputs), mels, states).logits
+            of_teacher = self.kept if model is self.teacher_model else None
+            if of_teacher is not None and inputs is not None:
+                inputs = of_teacher.restored(inputs)
+            logits = self.family.forward(model, replace(clips, inputs=inputs), mels, states).logits
+            return logits if of_teacher is None else of_teacher.project(logits)
 
         own, taught = self.student_states, self.teacher_states
         return LiveModels(

@@ -23,6 +23,7 @@ from stillsmall.multi_process import Team
 from stillsmall.objectives.base import Objective
 from stillsmall.progress import progress
 from stillsmall.self_teacher import SelfTeacher
+from stillsmall.students.shrinking import Shrinker
 from stillsmall.teacher_cache import TeacherCache
 from stillsmall.teacher_outputs import LiveTeachers, TeacherOutputs
 from stillsmall.training import Trainer
@@ -45,11 +46,14 @@ class Clips:
 
 @dataclass(frozen=True)
 class Models:
-    """The student, the teacher it is made of, the identity of the teacher's weights, and who trains."""
+    """The student, the teacher, and what one must know of them. `kept`: the student's tokens, where they are fewer."""
 
     student: Any
     teacher: Any
-    identity: str
+    processor: Any  # the teacher's own
+    identity: str  # of the teacher's weights
+    kept: student.Trimmed | None
+    shrinker: Shrinker | None
     team: Team
 
 
@@ -95,6 +99,7 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
         teacher_model=models.teacher if taught else None,
         teacher_states=states,
         own_past=past(objective, learner),
+        kept=models.kept,
     )
     changes = clips.augmentation.example
     return Trainer(
@@ -104,6 +109,7 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
         batches=training_data.Batches(clips.found, clips.targets, params.distill.batch_size, changes),
         folder=folder,
         dev=measured(hearing, clips) if clips.dev else None,
+        shrinker=models.shrinker,
         team=team,
     )
 
@@ -134,7 +140,7 @@ def teacher_outputs(
         if not made:
             more = further_teachers(hearing, models) if "teachers" in objective.needs else []
             kept = [states(), *(hearing.states(model, models.team, teacher=True) for model in more)]
-            made.append(LiveTeachers(hearing.family, [models.teacher, *more], kept, hearing.teacher))
+            made.append(LiveTeachers(hearing.family, [models.teacher, *more], kept, hearing.teacher, models.kept))
         return made[0]
 
     if objective.needs & LIVE or not config.teacher_cache_gb or not hearing.unchanging(teacher=True):
@@ -166,7 +172,7 @@ def further_teachers(hearing: Hearing, models: Models) -> list[Any]:
                 "family; teachers that share a student's tokens are of one family"
             )
         model, processor = family.load(source, entry.revision, path)
-        if family.vocabulary(processor) != family.vocabulary(hearing.processor):
+        if family.vocabulary(processor) != family.vocabulary(models.processor):
             raise ConfigError(f"{path}.model: {entry.model} has other tokens than the teacher; they must be the same")
         found.append(model.to(next(models.teacher.parameters()).device))
     if not found:

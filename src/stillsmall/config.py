@@ -9,9 +9,9 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from stillsmall.plugins import nearest
+from stillsmall.faults import in_words
 
 PARAMS = Path("params.yaml")
 
@@ -146,10 +146,70 @@ class Filter(Section):
     judgement: Judgement
 
 
+def _layers(value: Any) -> Any:
+    """null, n > 0, {first: n}, {last: n} or a list of numbers; which of them exist is known with the teacher."""
+
+    def number(given: Any) -> bool:
+        return isinstance(given, int) and not isinstance(given, bool)
+
+    if isinstance(value, dict):
+        good = len(value) == 1 and set(value) <= {"first", "last"} and all(number(n) and n > 0 for n in value.values())
+    elif isinstance(value, list):
+        good = all(number(n) for n in value)
+    else:
+        good = value is None or (number(value) and value > 0)
+    if not good:
+        raise ValueError("expected null, a number above 0, {first: n}, {last: n} or a list of layer numbers")
+    return value
+
+
+Layers = Annotated[int | list[int] | dict[Literal["first", "last"], int] | None, PlainValidator(_layers)]
+
+
+class LanguageMean(Section):
+    """A language token whose embedding begins as the mean of others (codes such as zh)."""
+
+    token: str
+    mean_of: list[str] = Field(min_length=1)
+
+
+class Shrinking(Section):
+    """What every kind of `student.pruning` has: between which shares of training, and how many layers remain."""
+
+    encoder_layers: Positive | None
+    decoder_layers: Positive | None
+    start: Share
+    end: Share
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Shrinking:
+        if self.start >= self.end:
+            raise ValueError(f"start ({self.start}) must come before end ({self.end})")
+        return self
+
+
+class IterativePruning(Shrinking):
+    kind: Literal["iterative"]
+    encoder_ffn: Annotated[float, Field(gt=0, le=1)]
+    decoder_ffn: Annotated[float, Field(gt=0, le=1)]
+    decay: Annotated[float, Field(ge=0, lt=1)]
+
+
+class CapacityDynamic(Shrinking):
+    kind: Literal["capacity"]
+    weight: Annotated[float, Field(gt=0)]
+    gate_speed: Annotated[float, Field(gt=0)]
+
+
 class Student(Section):
-    encoder_layers: Positive | list[int] | None
-    decoder_layers: Positive | list[int] | None
+    encoder_layers: Layers
+    decoder_layers: Layers
     freeze_encoder: bool
+    freeze: list[str]
+    language_embedding: Annotated[list[LanguageMean], Field(min_length=1)] | None
+    vocabulary: Literal["full", "corpus"]
+    vocabulary_min_count: Positive
+    pruning: Annotated[IterativePruning | CapacityDynamic, Field(discriminator="kind")] | None
     save_dtype: Dtype
 
 
@@ -266,25 +326,7 @@ def parse(model: type[S], data: Any, path: str) -> S:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_fault(model, fault, path) for fault in error.errors())) from None
-
-
-def _fault(model: type[BaseModel], fault: Any, path: str) -> str:
-    where = ".".join([*([path] if path else []), *(str(part) for part in fault["loc"])])
-    if fault["type"] == "extra_forbidden":
-        known = _fields_at(model, fault["loc"][:-1])
-        return f"{where}: unknown '{fault['loc'][-1]}'; {nearest(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{where}: missing; params.yaml must give it a value"
-    return f"{where}: got {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    for part in loc:
-        for name, field in model.model_fields.items():
-            if part in (name, field.alias) and isinstance(field.annotation, type):
-                model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+        raise ConfigError("\n".join(in_words(model, fault, path) for fault in error.errors())) from None
 
 
 @functools.cache

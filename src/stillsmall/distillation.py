@@ -6,11 +6,11 @@ import csv
 import io
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stillsmall import augmentation, cache, compute, dev_set
+from stillsmall import augmentation, cache, compute, dev_set, student
 from stillsmall import data as training_data
 from stillsmall.assembly import Clips, Models, assemble
 from stillsmall.augmentation import Augmentation
@@ -31,6 +31,8 @@ CODE = (
     *("encoder_states", "teacher_outputs", "teacher_cache", "self_teacher", "live_models", "asking", "assembly"),
     *("student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
+    *(f"students.{name}" for name in ("capacity", "freezing", "languages", "layers", "pruning", "shrinking")),
+    "students.vocabulary",
 )
 
 ELSEWHERE = {"processes", "prefetch"}  # of `distill`: how the work is spread, which changes no result
@@ -65,8 +67,9 @@ def distill(params: Params, paths: Paths) -> None:
     family = family_of(source, at.revision, "pseudo_label")
     teacher, processor = family.load(source, at.revision, "pseudo_label")
     teacher.to(compute.device(params.distill.device))
-    learner = family.build(teacher, params.student)
-    clips = prepared(params, paths, family.targets(params, teacher, processor))
+    made = family.build(teacher, params.student)
+    learner, own, kept = family.trim(made, processor, params.student, labels(paths.kept))
+    clips = prepared(params, paths, family.targets(params, learner, own))
     chosen = params.objectives.get(params.distill.objective)
     settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
     settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
@@ -74,12 +77,12 @@ def distill(params: Params, paths: Paths) -> None:
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
     key = cache.digest([settings, revision, audio, dev_audio, cache.file_digest(paths.kept), code])
     heard = training_data.Audio(paths.split, clips.found)
-    hearing = Hearing(params, family, processor, heard, audio, clips.augmentation)
-    models = Models(learner, teacher, revision, team)
+    hearing = Hearing(params, family, own, heard, audio, clips.augmentation)
+    models = Models(learner, teacher, processor, revision, kept, family.shrinker(learner, params.student), team)
     trainer = assemble(hearing, models, objective, clips, cache.ROOT / "distill" / key)
     trainer.run()
     if team.first:
-        _write(params, paths, trainer, processor, clips.skipped)
+        _write(params, paths, trainer, hearing, kept, clips.skipped)
     leave()
 
 
@@ -87,10 +90,17 @@ def check(params: Params) -> None:
     """ConfigError for parameters that are valid one by one and impossible together."""
     for name, given in params.objectives.items():
         section(name, given)
+    student.check(params.student)
     if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
         raise ConfigError(
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
             "timestamps is false, so the labels have no times to learn; set one of the two"
+        )
+    student.check(params.student)
+    if params.student.pruning is not None and params.distill.keep == "best":
+        raise ConfigError(
+            "distill.keep: got 'best', but student.pruning makes the student smaller up to its end, so that the best "
+            "weights may be of a larger one; set it to last"
         )
     if not params.distill.dev_every:
         wanted = {"keep": params.distill.keep == "best", "patience": params.distill.patience is not None}
@@ -103,6 +113,12 @@ def check(params: Params) -> None:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
         )
+
+
+def labels(kept: Path) -> Iterator[student.Label]:
+    """The texts that a student with the vocabulary of its corpus has to write."""
+    for example in training_data.examples(kept):
+        yield example.language, example.text, [text for _, _, text in example.segments]
 
 
 def modules_of(objective: Objective) -> list[str]:
@@ -133,12 +149,14 @@ def _write(
     params: Params,
     paths: Paths,
     trainer: Trainer,
-    processor: Any,
+    hearing: Hearing,
+    kept: student.Trimmed | None,
     skipped: list[dict[str, str]],
 ) -> None:
     rows, memory = trainer.memory.rows, trainer.memory
     shutil.rmtree(paths.student, ignore_errors=True)
-    trainer.family.save(trainer.student, processor, paths.student, compute.dtype(params.student.save_dtype))
+    final = trainer.student if trainer.shrinker is None else trainer.shrinker.finish(trainer.student)
+    hearing.family.save(final, hearing.processor, paths.student, compute.dtype(params.student.save_dtype), kept)
     trainer.samples.write(paths.samples)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -146,7 +164,7 @@ def _write(
     writer.writeheader()
     writer.writerows({k: round(v, 8) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     cache.write_bytes(paths.curve, text.getvalue().encode())
-    parameters = sum(p.numel() for p in trainer.student.parameters())
+    parameters = sum(p.numel() for p in final.parameters())
     summary = {
         "steps": memory.step,
         "examples": len(trainer.batches.found),

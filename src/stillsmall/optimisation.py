@@ -63,10 +63,13 @@ class Optimiser:
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def norm(self) -> float:
-        """The L2 norm of all gradients, as it was before they are clipped to `clip_norm`."""
+    def unscale(self) -> None:
+        """Divides the gradients by the loss scale; once a step, when all of them are there."""
         if self.scaler is not None:
             self.scaler.unscale_(self.adam)
+
+    def norm(self) -> float:
+        """The L2 norm of all gradients, as it was before they are clipped to `clip_norm`."""
         return float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
 
     def step(self) -> None:

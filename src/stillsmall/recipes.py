@@ -18,6 +18,7 @@ from stillsmall.plugins import nearest
 
 RECIPES = Path("recipes")
 PLUGINS = ("filters", "objectives")  # sections that hold one section per plugin
+EITHER = ("filter.mixture", "student.encoder_layers", "student.decoder_layers", "student.pruning")  # a section, or not
 WIDTH = 100_000  # characters: a line of params.yaml is never wrapped by us
 
 
@@ -130,9 +131,9 @@ def _lay(tree: Any, overlay: Mapping[str, Any], path: str) -> None:
         if key not in tree and path not in PLUGINS:  # a plugin's section may be new; `check` knows the plugins
             raise ConfigError(f"{where}: unknown '{key}'; {nearest(str(key), map(str, tree))}")
         old = tree.get(key)
-        if isinstance(value, Mapping) and isinstance(old, dict):
+        if isinstance(value, Mapping) and isinstance(old, dict) and not _of_another_kind(old, value, where):
             _lay(old, value, where)
-        elif isinstance(old, dict) and not _of_a_plugin(path):
+        elif isinstance(old, dict) and not _of_a_plugin(path) and where not in EITHER:
             raise ConfigError(f"{where}: got {value!r}; it is a section: give {where}.KEY=value. {nearest('', old)}")
         elif old != value or type(old) is bool or type(value) is bool:
             _replace(tree, key, value)
@@ -142,6 +143,12 @@ def _of_a_plugin(path: str) -> bool:
     """Inside one plugin's section, where a value may be a section or not (`filters.random.labels`): `check` knows."""
     kind, _, name = path.partition(".")
     return kind in PLUGINS and bool(name)
+
+
+def _of_another_kind(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> bool:
+    """Where a section's keys depend on which it is ({first: n} or {last: n}, kinds of pruning): another replaces it."""
+    layers = where.endswith("_layers") and set(old) != set(new)
+    return where in EITHER and (layers or new.get("kind", old.get("kind")) != old.get("kind"))
 
 
 def _replace(tree: Any, key: str, value: Any) -> None:

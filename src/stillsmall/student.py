@@ -3,79 +3,107 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import WhisperForConditionalGeneration
 
 from stillsmall.config import ConfigError, Student
+from stillsmall.students.freezing import freeze
+from stillsmall.students.languages import mix
+from stillsmall.students.layers import chosen_layers, evenly_spaced, rebuilt
+from stillsmall.students.shrinking import Shrinker
+from stillsmall.students.vocabulary import Label, Trimmed, counted, trimmed
+from stillsmall.whisper_tokens import WhisperTokens
+
+__all__ = [
+    "Label",
+    "Trimmed",
+    "build",
+    "check",
+    "chosen_layers",
+    "evenly_spaced",
+    "save",
+    "shares_encoder",
+    "shrinker",
+    "trim",
+]
 
 
-def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layers a student of so many layers copies: evenly spaced, first and last kept.
-
-    32 -> 2 gives [0, 31], 32 -> 3 gives [0, 15, 31] (2406.04512, section 3; Shleifer & Rush 2020). One: the first.
-    """
-    if student_layers == 1:
-        return [0]
-    return [i * (teacher_layers - 1) // (student_layers - 1) for i in range(student_layers)]
-
-
-def chosen_layers(wanted: int | list[int] | None, teacher_layers: int, path: str) -> list[int]:
-    """The teacher layers that `wanted` means: None all, a number evenly spaced, a list as it stands.
-
-    Raises ConfigError where the teacher does not have them.
-    """
-    if wanted is None:
-        return list(range(teacher_layers))
-    if isinstance(wanted, int):
-        if wanted > teacher_layers:
-            raise ConfigError(f"{path}: got {wanted}; the teacher has {teacher_layers} layers to copy")
-        return evenly_spaced(teacher_layers, wanted)
-    if not wanted or any(not 0 <= layer < teacher_layers for layer in wanted):
-        raise ConfigError(f"{path}: got {wanted}; expected numbers from 0 to {teacher_layers - 1}")
-    return wanted
+def check(config: Student) -> None:
+    """ConfigError for values that are valid one by one and impossible together."""
+    pruning = config.pruning
+    if pruning is None or not config.freeze_encoder:
+        return
+    for name in ("encoder_layers", "encoder_ffn"):
+        value = getattr(pruning, name, None)
+        if value is not None and (name == "encoder_layers" or value < 1.0):
+            raise ConfigError(
+                f"student.pruning.{name}: got {value}, but student.freeze_encoder is true, and a frozen encoder does "
+                "not shrink; set one of the two"
+            )
 
 
 def build(teacher: Any, config: Student) -> Any:
-    """A WhisperForConditionalGeneration made of the teacher's layers; encoder gradients off where it is frozen.
+    """A WhisperForConditionalGeneration made of the teacher's layers; gradients off where it is frozen.
 
-    The generation config is the teacher's own (a config alone would lose `lang_to_id` and its like).
+    Raises ConfigError for layers, languages or parts that the teacher does not have.
     """
-    encoder = chosen_layers(config.encoder_layers, teacher.config.encoder_layers, "student.encoder_layers")
-    decoder = chosen_layers(config.decoder_layers, teacher.config.decoder_layers, "student.decoder_layers")
-    shape = copy.deepcopy(teacher.config)
-    shape.encoder_layers, shape.decoder_layers = len(encoder), len(decoder)
-    if getattr(shape, "num_hidden_layers", None) is not None:
-        shape.num_hidden_layers = len(encoder)
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it must not move anyone's seed
-        student: Any = WhisperForConditionalGeneration(shape)
-    student.load_state_dict(_copied(teacher.state_dict(), encoder, decoder))
-    student.generation_config = copy.deepcopy(teacher.generation_config)
-    student.to(next(teacher.parameters()).device)
+    check(config)
+    layers = {
+        side: chosen_layers(getattr(config, name), getattr(teacher.config, name), f"student.{name}")
+        for side, name in (("encoder", "encoder_layers"), ("decoder", "decoder_layers"))
+    }
+    student = rebuilt(teacher, teacher.state_dict(), layers)
+    mix(student, config.language_embedding or [])
     if config.freeze_encoder:
         student.model.encoder.requires_grad_(False)
+    freeze(student, config.freeze)
     return student
 
 
-def _copied(state: dict[str, torch.Tensor], encoder: list[int], decoder: list[int]) -> dict[str, torch.Tensor]:
-    """The teacher's state with only the chosen layers, numbered anew."""
-    kept = {name: value for name, value in state.items() if ".layers." not in name}
-    for side, layers in (("model.encoder.layers.", encoder), ("model.decoder.layers.", decoder)):
-        for new, old in enumerate(layers):
-            prefix = f"{side}{old}."
-            kept |= {f"{side}{new}.{n[len(prefix) :]}": v for n, v in state.items() if n.startswith(prefix)}
-    return kept
+def trim(student: Any, processor: Any, config: Student, labels: Iterable[Label]) -> tuple[Any, Any, Trimmed | None]:
+    """(student, processor, how ids moved) with only the tokens that the kept labels need; as given for `full`.
+
+    A new student and processor. From here on targets are made with *this* processor's tokenizer and *this* student's
+    generation config; the teacher hears `Trimmed.restored(inputs)` and its logits go through `Trimmed.project`.
+    """
+    if config.vocabulary == "full":
+        return student, processor, None
+    counts = counted(WhisperTokens.of(processor.tokenizer, student.generation_config), labels)
+    return trimmed(student, processor, counts, config.vocabulary_min_count)
 
 
 def shares_encoder(config: Student, teacher_layers: int) -> bool:
     """Whether teacher and student hear through the very same, unchanging encoder."""
-    return config.freeze_encoder and config.encoder_layers in (None, teacher_layers, list(range(teacher_layers)))
+    chosen = chosen_layers(config.encoder_layers, teacher_layers, "student.encoder_layers")
+    return config.freeze_encoder and chosen == list(range(teacher_layers))
 
 
-def save(student: Any, processor: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Weights as safetensors, both configs, and the processor: a folder that `from_pretrained` takes."""
+def shrinker(student: Any, config: Student) -> Shrinker | None:
+    """What makes `student` smaller while it trains, attached to it; None without `student.pruning`.
+
+    Raises ConfigError where the student cannot be shrunk so.
+    """
+    if config.pruning is None:
+        return None
+    if config.pruning.kind == "iterative":
+        from stillsmall.students.pruning import Iterative
+
+        return Iterative(config.pruning, student)
+    from stillsmall.students.capacity import Capacity
+
+    return Capacity(config.pruning, student)
+
+
+def save(student: Any, processor: Any, folder: Path, dtype: torch.dtype, kept: Trimmed | None = None) -> None:
+    """Weights as safetensors, both configs, and the processor: a folder that `from_pretrained` takes.
+
+    With a trimmed vocabulary also which of the teacher's tokens were kept (`kept_tokens.json`).
+    """
     shadow = copy.deepcopy(student).to("cpu", dtype)
     shadow.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if kept is not None:
+        kept.write(folder)

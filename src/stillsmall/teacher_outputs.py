@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from stillsmall.data import Batch
 from stillsmall.encoder_states import EncoderStates
 from stillsmall.families.base import Family, Output
+from stillsmall.students.vocabulary import Trimmed
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class LiveTeachers:
     models: Sequence[Any]
     states: Sequence[EncoderStates | None]
     hear: Callable[[Batch], Tensor]
+    kept: Trimmed | None = None  # the student's tokens, where they are fewer than the teachers'
 
     @torch.no_grad()
     def __call__(self, batch: Batch, hidden: bool) -> Said:
@@ -45,8 +47,11 @@ class LiveTeachers:
         return Said(outputs[0], tuple(output.logits for output in outputs[1:]))
 
     def _ask(self, number: int, batch: Batch, hidden: bool) -> Output:
-        states = self.states[number]
-        if states is not None:
-            return self.family.forward(self.models[number], batch, None, states(batch.index), hidden)
-        heard = self.hear(batch).to(batch.labels.device)
-        return self.family.forward(self.models[number], batch, heard, None, hidden)
+        states, heard = self.states[number], None
+        if states is None:
+            heard = self.hear(batch).to(batch.labels.device)
+        if self.kept is not None and batch.inputs is not None:
+            batch = replace(batch, inputs=self.kept.restored(batch.inputs))
+        known = None if states is None else states(batch.index)
+        said = self.family.forward(self.models[number], batch, heard, known, hidden)
+        return said if self.kept is None else replace(said, logits=self.kept.project(said.logits))

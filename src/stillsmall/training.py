@@ -24,6 +24,7 @@ from stillsmall.multi_process import Team
 from stillsmall.objectives.base import Objective, ObjectiveError, reduce, sample_mean, task_loss
 from stillsmall.optimisation import Optimiser
 from stillsmall.sample_table import SampleTable
+from stillsmall.students.shrinking import Shrinker
 from stillsmall.training_log import Memory, TrainingError, bar
 
 
@@ -37,6 +38,7 @@ class Trainer:
     batches: Batches
     folder: Path  # checkpoints
     dev: DevSet | None = None
+    shrinker: Shrinker | None = None
     team: Team = field(default_factory=Team)
     samples: SampleTable = field(init=False)
     student: Any = field(init=False)
@@ -129,11 +131,17 @@ class Trainer:
         found = {f"student.{n}": p for n, p in self.student.named_parameters() if p.requires_grad}
         if not found:
             raise TrainingError("the student has nothing to train: every parameter is frozen")
-        return found | {f"objective.{n}": p for n, p in self.objective.trained().items()}
+        found |= {f"objective.{n}": p for n, p in self.objective.trained().items()}
+        return found | {f"shrinker.{n}": p for n, p in (self.shrinker.trained() if self.shrinker else {}).items()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What the objective and the shrinker remember from step to step."""
+        found = {f"objective.{name}": buffer for name, buffer in self.objective.named_buffers()}
+        return found | {f"shrinker.{n}": b for n, b in (self.shrinker.named_buffers() if self.shrinker else ())}
 
     def _state(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that a checkpoint holds besides the optimiser: weights, the objective's memory, the student's past."""
-        found = {**trained, **{f"objective.{name}": b for name, b in self.objective.named_buffers()}}
+        found = {**trained, **self._buffers()}
         past = self.asker.own_past
         return found if past is None else found | {f"past.{name}": t for name, t in past.tensors().items()}
 
@@ -151,10 +159,13 @@ class Trainer:
         if not load.batch.tokens:
             self.memory.empty_steps += 1
             return row | end
-        buffers = dict(self.objective.named_buffers())
+        buffers = self._buffers()
         before = {name: buffer.clone() for name, buffer in buffers.items()}
         found = self._gradients(step, load, optimiser)
         self.team.sum_gradients(optimiser.parameters)
+        optimiser.unscale()
+        if self.shrinker is not None:
+            self.shrinker.after_backward(self.student)
         norm = optimiser.norm()
         if not math.isfinite(found["loss"]) or not math.isfinite(norm):
             self._skip(step, load.batch, found["loss"], norm, optimiser)
@@ -164,9 +175,15 @@ class Trainer:
         optimiser.step()
         self.memory.bad_in_a_row, self.memory.tokens = 0, self.memory.tokens + load.batch.tokens
         mine = sum(len(micro.index) for _, micro in load.mine)
-        self.team.agree(buffers, before, mine / len(load.batch.index))
+        own = {
+            name: b for name, b in buffers.items() if name.startswith("objective.")
+        }  # a shrinker sees summed gradients
+        self.team.agree(own, before, mine / len(load.batch.index))
         progress = (step + 1) / self.config.steps
         self.objective.after_step(self.student, progress)
+        if self.shrinker is not None:
+            self.shrinker.after_step(self.student, optimiser.adam, progress)
+            found |= self.shrinker.values()
         if self.asker.own_past is not None:
             self.asker.own_past.follow(self.student, step + 1, progress)
         return row | found | {"lr": end["lr"], "gradient_norm": norm, "tokens": end["tokens"]}
@@ -196,6 +213,11 @@ class Trainer:
             for name, amount in out.values.items():  # of the step: its micro-batches weighed by their clips
                 sums[name] = sums.get(name, 0.0) + amount * len(micro.index) / len(whole.index)
             self.samples.add(step, micro.sample_ids, out.samples)
+        if self.shrinker is not None and self.team.first:
+            penalty = self.shrinker.penalty()
+            if penalty.requires_grad:
+                optimiser.backward(penalty)
+            sums["loss"] += float(penalty.detach())
         return self.team.total(sums)
 
     def _teacher_loss(self, most: int) -> Tensor:

@@ -7,7 +7,7 @@ the objectives and the teacher's outputs are written once, for both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from stillsmall.config import Params, Student
 from stillsmall.data import Batch, TargetMaker
 from stillsmall.families import TABLE
 from stillsmall.plugins import nearest, resolve
+from stillsmall.students.shrinking import Shrinker
+from stillsmall.students.vocabulary import Label, Trimmed
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,19 @@ class Family(Protocol):
         """A student made of some layers of `base`; what is frozen has no gradients."""
         ...
 
-    def save(self, student: Any, processor: Any, folder: Path, dtype: torch.dtype) -> None: ...
+    def trim(
+        self, student: Any, processor: Any, config: Student, labels: Iterable[Label]
+    ) -> tuple[Any, Any, Trimmed | None]:
+        """(student, processor, how ids moved) with the vocabulary that `config` asks for; None: with all of it."""
+        ...
+
+    def shrinker(self, student: Any, config: Student) -> Shrinker | None:
+        """What makes the student smaller while it trains, attached to it."""
+        ...
+
+    def save(
+        self, student: Any, processor: Any, folder: Path, dtype: torch.dtype, kept: Trimmed | None = None
+    ) -> None: ...
 
     def targets(self, params: Params, model: Any, processor: Any) -> TargetMaker:
         """Token sequences from labels, as this model learns them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Params, Student
 from stillsmall.data import Batch, Targets, features
 from stillsmall.families.base import Output
+from stillsmall.students.shrinking import Shrinker
 from stillsmall.teachers.greedy import Rules, Steps, decode
 from stillsmall.whisper_tokens import WhisperTokens
 
@@ -35,8 +36,18 @@ class WhisperFamily:
     def build(self, base: Any, config: Student) -> Any:
         return student.build(base, config)
 
-    def save(self, student_: Any, processor: Any, folder: Path, dtype: torch.dtype) -> None:
-        student.save(student_, processor, folder, dtype)
+    def trim(
+        self, student_: Any, processor: Any, config: Student, labels: Iterable[student.Label]
+    ) -> tuple[Any, Any, student.Trimmed | None]:
+        return student.trim(student_, processor, config, labels)
+
+    def shrinker(self, student_: Any, config: Student) -> Shrinker | None:
+        return student.shrinker(student_, config)
+
+    def save(
+        self, student_: Any, processor: Any, folder: Path, dtype: torch.dtype, kept: student.Trimmed | None = None
+    ) -> None:
+        student.save(student_, processor, folder, dtype, kept)
 
     def targets(self, params: Params, model: Any, processor: Any) -> Targets:
         return Targets(

@@ -1,0 +1,1 @@
+"""How a student is cut from its teacher; `stillsmall.student` puts the parts together."""
