@@ -59,7 +59,7 @@ def test_kept_outputs_are_the_live_ones_in_every_variant(place):  # noqa: F811
         batch = kept.batches(step)
         seen |= set(batch.variants)
         mask = batch.labels != -100
-        p, q = (t.teacher(batch, False).first.logits[mask].softmax(-1) for t in (kept, live))
+        p, q = (t.asker.teacher(batch, False).first.logits[mask].softmax(-1) for t in (kept, live))
         assert torch.allclose(p, q, atol=2e-3)
     assert seen == {0, 1, 2, 3}
 

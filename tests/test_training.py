@@ -120,7 +120,7 @@ def test_the_teacher_sees_exactly_the_students_inputs_prompt_and_all(place):
         batch = trainer.batches(step)
         prompted += int((batch.inputs[:, 0] == trainer.batches.targets.tokens.previous).sum())
         with torch.no_grad():
-            out = trainer.objective.forward(trainer._signals(batch, 0.0))
+            out = trainer.objective.forward(trainer.asker(batch, 0.0))
         assert float(reduce(out.parts["kl"], batch.tokens)) == pytest.approx(0.0, abs=1e-5)
     assert prompted == 5  # all but the first of the recording
 
@@ -130,7 +130,7 @@ def test_a_prompt_changes_what_the_teacher_says(place):
     index = plain.batches(0).index
     assert index == prompted.batches(0).index
     with torch.no_grad():
-        a, b = (t._signals(t.batches(0), 0.0) for t in (plain, prompted))
+        a, b = (t.asker(t.batches(0), 0.0) for t in (plain, prompted))
     last = [(s.labels != -100).cumsum(1).argmax(1) for s in (a, b)]
     row = torch.arange(len(index))
     assert not torch.allclose(a.teacher_logits[row, last[0]], b.teacher_logits[row, last[1]], atol=1e-3)
