@@ -103,17 +103,18 @@ def test_a_room_falls_by_sixty_decibels_in_the_time_that_is_asked_for():
 @pytest.mark.parametrize("factor", [0.9, 1.1, 1.25])
 def test_speed_changes_length_and_pitch(factor):
     clean = tone(2.0, pitch=400.0)
-    heard = at_speed(clean, factor, 2.0 / factor)
+    heard = at_speed(clean, factor, round(32000 / factor))
     assert heard.size == round(32000 / factor)
     spectrum = np.abs(np.fft.rfft(heard * np.hanning(heard.size)))
     pitch = np.fft.rfftfreq(heard.size, 1 / 16000)[spectrum.argmax()]
     assert pitch == pytest.approx(400 * factor, abs=1.0)
-    assert at_speed(clean, 1.0, 2.0) is clean
+    assert at_speed(clean, 1.0, 32000) is clean
 
 
 def test_the_labels_times_move_with_the_speed():
     found = made(speed_probability=1.0, speed_factors=[1.25]).example(example(2.0), 0)
     assert found.duration_s == pytest.approx(1.6) and found.speed == 1.25
+    assert found.samples == 25600 and example(2.0).samples == 32000
     assert found.segments == ((0.0, pytest.approx(0.8), "a"), (pytest.approx(0.8), pytest.approx(1.6), "b"))
 
 
@@ -186,6 +187,20 @@ def test_at_another_speed_both_hear_the_clip_at_it_and_its_label_is_timed_anew(p
         times = [batch.labels[row][batch.labels[row] >= begin].max() - begin for batch in (batch, before)]
         whole = plain.batches.found[i].duration_s
         assert [int(t) for t in times] == [round(whole / 1.25 / 0.02), round(whole / 0.02)]
+
+
+def test_a_teacher_with_a_processor_of_its_own_hears_by_that(place):  # noqa: F811
+    ears = replace(trainer_of(place, **{"distill.encoder_cache_gb": 0.0}).ears, teacher_processor="other", held={})
+    heard = {"other": torch.ones(1), ears.processor: torch.zeros(1)}
+    by = type("Ear", (), {"features": lambda self, processor, clips: heard[processor]})()
+    ears, batch = replace(ears, family=by, wanted={(True, False), (False, False)}), trainer_of(place).batches(0)
+    for _ in range(2):  # at once, and made ready
+        assert (ears.student(batch), ears.teacher(batch)) == (torch.zeros(1), torch.ones(1))
+        assert ears(batch.index) == torch.zeros(1)
+        ears.prepare(batch)
+    assert len(ears.held) == 2
+    ears.forget(batch)
+    assert not ears.held
 
 
 def test_an_augmented_run_trains_and_is_the_same_twice(place, monkeypatch, capsys):  # noqa: F811

@@ -180,12 +180,17 @@ PROBE = """
 import importlib, json, os, sys
 names, refused, preload = json.loads(sys.argv[1]), set(json.loads(sys.argv[2])), json.loads(sys.argv[3])
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in refused:
-            raise ModuleNotFoundError(f"{name} is refused here", name=name)
+class Without:  # as where they are not installed: a library that only asks whether they are there hears no
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Refuse())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in refused else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 for name in preload:  # libraries: what they do when they are imported isn't ours
     importlib.import_module(name)
 written = []
@@ -269,7 +274,7 @@ def test_those_tests_can_fail(tmp_path: Path) -> None:
     (tmp_path / "needy.py").write_text("import mlflow\n")
     found = probe(tmp_path, ["loud"], set())
     assert (found["written"], found["changed"]) == (["made"], ["seed"])
-    with pytest.raises(AssertionError, match="mlflow is refused here"):
+    with pytest.raises(AssertionError, match="No module named 'mlflow'"):
         probe(tmp_path, ["needy"], {"mlflow"})
 
 

@@ -245,6 +245,19 @@ def test_float16_halves_its_scale_on_overflow_and_goes_on(place):  # noqa: F811
     assert other.state() == optimiser.state()
 
 
+def test_parameters_may_learn_at_their_own_rate():
+    from stillsmall.optimisation import Optimiser
+
+    a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    config = params(**{"distill.learning_rate": 0.1, "distill.warmup_steps": 2, "distill.weight_decay": 0.0}).distill
+    optimiser = Optimiser(config, [a, b], torch.device("cpu"), [1.0, 0.01])
+    assert optimiser.rate(0) == pytest.approx(0.05)
+    optimiser.backward((a + b).sum())
+    optimiser.norm()
+    optimiser.step()  # Adam's first step is the learning rate long
+    assert 1 - a.item() == pytest.approx(0.05, rel=1e-3) and 1 - b.item() == pytest.approx(0.0005, rel=1e-2)
+
+
 @pytest.mark.parametrize("changes", [{}, {"distill.encoder_cache_gb": 0.0}, {"augment.noise_probability": 0.7}])
 def test_what_is_made_ready_in_the_background_has_the_same_bits(place, monkeypatch, changes):  # noqa: F811
     run(place, **changes, **{"distill.prefetch": 0})

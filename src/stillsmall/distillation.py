@@ -154,9 +154,9 @@ def assemble(
         shared = teacher_states and student.shares_encoder(params.student, teacher.config.encoder_layers)
         own = teacher_states if shared and hearing.unchanging(teacher=False) else hearing.states(learner, team)
     if own is None:
-        hearing.wanted.add(hearing.changed(teacher=False))
+        hearing.wanted.add(hearing.kind(teacher=False))
     if taught and teacher_states is None:
-        hearing.wanted.add(hearing.changed(teacher=True))
+        hearing.wanted.add(hearing.kind(teacher=True))
     objective.attach(learner, teacher if taught else None)
     if params.augment.mask_probability and hearing((0,)).ndim != 3:
         raise ConfigError(

@@ -33,10 +33,16 @@ class Optimiser:
     at (1710.03740). Where they overflow, the step is skipped and the scale halved.
     """
 
-    def __init__(self, config: Distill, parameters: Sequence[Tensor], device: torch.device) -> None:
+    def __init__(
+        self, config: Distill, parameters: Sequence[Tensor], device: torch.device, factors: Sequence[float] = ()
+    ) -> None:
+        """`factors` are on the learning rate of each parameter; none: they are all 1."""
         self.config, self.parameters = config, list(parameters)
+        given = list(factors) or [1.0] * len(self.parameters)
+        pairs = list(zip(self.parameters, given, strict=True))
+        self.factors = list(dict.fromkeys(given))  # one group of parameters each
         self.adam = torch.optim.AdamW(
-            self.parameters,
+            [{"params": [p for p, own in pairs if own == factor]} for factor in self.factors],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(config.betas[0], config.betas[1]),
@@ -46,10 +52,10 @@ class Optimiser:
         self.scaler = torch.amp.GradScaler(device.type) if config.dtype == "float16" else None
 
     def rate(self, step: int) -> float:
-        """Sets and returns the learning rate of a step (from 0)."""
+        """Sets the learning rates of a step (from 0); the student's."""
         rate = self.config.learning_rate * learning_rate_factor(self.config, step)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self.adam.param_groups, self.factors, strict=True):
+            group["lr"] = rate * factor
         return rate
 
     def backward(self, loss: Tensor) -> None:
