@@ -2,18 +2,13 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from small import ROOT, split, write_params
+from small import split
 from stillsmall import cache, checkpoints, dev_set, distillation, loading, training
 from stillsmall.config import ConfigError
 from stillsmall.metrics import ErrorCounts
@@ -291,38 +286,3 @@ def test_speed_is_kept_over_a_resume_and_apart_from_what_is_compared(place):  # 
 def test_memory_survives_json():
     memory = Memory(step=3, rows=[{"step": 3, "loss": 0.1}], best_step=2, best_wer=0.1 + 0.2, waited=1, seconds=1 / 3)
     assert Memory(**json.loads(json.dumps(memory.as_dict()))) == memory
-
-
-def program(folder, store, *before):
-    """The stage as people start it, with its own cache."""
-    out = {"student": "student", "curve": "curve.csv", "samples": "samples.parquet", "metrics": "distill.json"}
-    names = {"split": "train", "kept": "kept.parquet", "dev": "dev", "params": "params.yaml"}
-    names |= {name: f"{store}-out/{path}" for name, path in out.items()} | {"speed": f"{store}-speed.json"}
-    words = [word for name, value in names.items() for word in (f"--{name}", value)]
-    environment = {**os.environ, "STILLSMALL_CACHE": str(folder / store)}
-    return subprocess.Popen(
-        [sys.executable, *before, str(ROOT / "stages/distill.py"), *words], cwd=folder, env=environment,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-@pytest.mark.timeout(300)
-def test_killed_with_everything_on_it_ends_with_the_same_bytes(tmp_path):
-    corpus(tmp_path)
-    dev(tmp_path)
-    changes = {"distill.steps": 40, "distill.keep": "best", "distill.patience": 30, "student.freeze_encoder": False}
-    write_params(tmp_path / "params.yaml", **CHANGES | EVERY | changes)
-    undisturbed = program(tmp_path, "undisturbed")
-    _, said = undisturbed.communicate()
-    assert undisturbed.returncode == 0, said
-    killed = program(tmp_path, "killed")
-    while killed.poll() is None and not any(
-        int(p.name.split("-")[1]) >= 15 for p in (tmp_path / "killed" / "distill").glob("*/step-*")
-    ):
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    _, said = (again := program(tmp_path, "killed")).communicate()
-    assert again.returncode == 0 and "going on at step" in said
-    assert contents(tmp_path / "killed-out") == contents(tmp_path / "undisturbed-out")
-    assert "dev_wer" in (tmp_path / "killed-out" / "curve.csv").read_text()

@@ -158,6 +158,7 @@ def assemble(
     if taught and teacher_states is None:
         hearing.wanted.add(hearing.kind(teacher=True))
     objective.attach(learner, teacher if taught else None)
+    objective.to(compute.device(params.distill.device))
     if params.augment.mask_probability and hearing((0,)).ndim != 3:
         raise ConfigError(
             f"augment.mask_probability: got {params.augment.mask_probability}, but the model hears waveforms; "

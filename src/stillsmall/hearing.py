@@ -102,11 +102,12 @@ class Hearing:
         kind = (self.kind(teacher)[0], False)
         hear = functools.partial(self._clean, kind)
         made = EncoderStates(encoder, hear, self.clips, self.audio, self.params.distill.encoder_cache_gb)
-        for turn in (True, False):
-            if team.first is turn:
-                with progress("encode", len(self.clips.found)) as advance:
-                    made.fill(self.params.distill.micro_batch, advance)
-            team.wait()
+        if team.first:
+            with progress("encode", len(self.clips.found)) as advance:
+                made.fill(self.params.distill.micro_batch, advance)
+        team.wait()
+        if not team.first:  # finds it filled
+            made.fill(self.params.distill.micro_batch, lambda by: None)
         if not made.cached:
             self.wanted.add(kind)
         return made
