@@ -103,17 +103,18 @@ def test_a_room_falls_by_sixty_decibels_in_the_time_that_is_asked_for():
 @pytest.mark.parametrize("factor", [0.9, 1.1, 1.25])
 def test_speed_changes_length_and_pitch(factor):
     clean = tone(2.0, pitch=400.0)
-    heard = at_speed(clean, factor, 2.0 / factor)
+    heard = at_speed(clean, factor, round(32000 / factor))
     assert heard.size == round(32000 / factor)
     spectrum = np.abs(np.fft.rfft(heard * np.hanning(heard.size)))
     pitch = np.fft.rfftfreq(heard.size, 1 / 16000)[spectrum.argmax()]
     assert pitch == pytest.approx(400 * factor, abs=1.0)
-    assert at_speed(clean, 1.0, 2.0) is clean
+    assert at_speed(clean, 1.0, 32000) is clean
 
 
 def test_the_labels_times_move_with_the_speed():
     found = made(speed_probability=1.0, speed_factors=[1.25]).example(example(2.0), 0)
     assert found.duration_s == pytest.approx(1.6) and found.speed == 1.25
+    assert found.samples == 25600 and example(2.0).samples == 32000
     assert found.segments == ((0.0, pytest.approx(0.8), "a"), (pytest.approx(0.8), pytest.approx(1.6), "b"))
 
 
@@ -166,11 +167,11 @@ def test_the_teacher_hears_clean_clips_unless_it_is_to_hear_the_same(place):  # 
     for hears, alike in (("clean", False), ("same", True)):
         trainer = trainer_of(place, **ALL, **{"augment.teacher_hears": hears})
         micro = next(trainer.batches(0).micro(2))
-        student, teacher = trainer.ears.student(micro), trainer.ears.teacher(micro)
+        student, teacher = trainer.asker.ears.student(micro), trainer.asker.ears.teacher(micro)
         assert torch.equal(student, teacher) is alike
-        assert torch.equal(teacher, trainer.ears(micro.index)) is not alike
-        assert (trainer.teacher.states[0] is None) is alike  # kept states are of clean clips
-        assert trainer.student_states is None
+        assert torch.equal(teacher, trainer.asker.ears(micro.index)) is not alike
+        assert (trainer.asker.teacher.states[0] is None) is alike  # kept states are of clean clips
+        assert trainer.asker.student_states is None
 
 
 def test_at_another_speed_both_hear_the_clip_at_it_and_its_label_is_timed_anew(place):  # noqa: F811
@@ -178,14 +179,28 @@ def test_at_another_speed_both_hear_the_clip_at_it_and_its_label_is_timed_anew(p
     trainer, plain = trainer_of(place, **changes), trainer_of(place, **{"distill.timestamp_probability": 1.0})
     batch, before = trainer.batches(0), plain.batches(0)
     assert batch.index == before.index
-    assert torch.equal(trainer.ears.student(batch), trainer.ears.teacher(batch))
-    assert not torch.equal(trainer.ears.student(batch), trainer.ears(batch.index))
-    assert trainer.teacher.states[0] is None and trainer.student_states is None
+    assert torch.equal(trainer.asker.ears.student(batch), trainer.asker.ears.teacher(batch))
+    assert not torch.equal(trainer.asker.ears.student(batch), trainer.asker.ears(batch.index))
+    assert trainer.asker.teacher.states[0] is None and trainer.asker.student_states is None
     begin = trainer.batches.targets.tokens.timestamp_begin
     for row, i in enumerate(batch.index):
         times = [batch.labels[row][batch.labels[row] >= begin].max() - begin for batch in (batch, before)]
         whole = plain.batches.found[i].duration_s
         assert [int(t) for t in times] == [round(whole / 1.25 / 0.02), round(whole / 0.02)]
+
+
+def test_a_teacher_with_a_processor_of_its_own_hears_by_that(place):  # noqa: F811
+    ears = replace(trainer_of(place, **{"distill.encoder_cache_gb": 0.0}).ears, teacher_processor="other", held={})
+    heard = {"other": torch.ones(1), ears.processor: torch.zeros(1)}
+    by = type("Ear", (), {"features": lambda self, processor, clips: heard[processor]})()
+    ears, batch = replace(ears, family=by, wanted={(True, False), (False, False)}), trainer_of(place).batches(0)
+    for _ in range(2):  # at once, and made ready
+        assert (ears.student(batch), ears.teacher(batch)) == (torch.zeros(1), torch.ones(1))
+        assert ears(batch.index) == torch.zeros(1)
+        ears.prepare(batch)
+    assert len(ears.held) == 2
+    ears.forget(batch)
+    assert not ears.held
 
 
 def test_an_augmented_run_trains_and_is_the_same_twice(place, monkeypatch, capsys):  # noqa: F811
@@ -202,10 +217,10 @@ def test_an_augmented_run_trains_and_is_the_same_twice(place, monkeypatch, capsy
 def test_kept_states_of_the_clean_teacher_are_never_the_students(place):  # noqa: F811
     trainer = trainer_of(place, **ALL)
     micro = next(trainer.batches(0).micro(4))
-    kept = trainer.teacher.states[0]
+    kept = trainer.asker.teacher.states[0]
     assert kept is not None and kept.cached
     with torch.no_grad():
-        signals = trainer._signals(micro, 0.0)
+        signals = trainer.asker(micro, 0.0)
         clean = trainer.family.forward(trainer.student, micro, None, kept(micro.index))
     assert not torch.allclose(signals.student_logits, clean.logits, atol=1e-3)
 

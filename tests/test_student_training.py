@@ -54,11 +54,11 @@ def test_a_teacher_is_heard_on_its_own_ids_and_through_the_kept_columns(place: P
     """A student that is its teacher but for rows has no KL: wrong ids in, or wrong columns out, would show."""
     changes = {**WHOLE, "student.vocabulary": "corpus", "student.vocabulary_min_count": 2}
     trainer = trainer_of(place, **changes, **{"distill.previous_text_probability": 1.0})
-    assert trainer.kept is not None and len(trainer.kept.kept) < trainer.kept.teacher_size
+    assert trainer.asker.kept is not None and len(trainer.asker.kept.kept) < trainer.asker.kept.teacher_size
     trainer.student.eval()
     batch = trainer.batches(0)
     with torch.no_grad():
-        signals = trainer._signals(batch, 0.0)
+        signals = trainer.asker(batch, 0.0)
         out = trainer.objective.forward(signals)
     assert signals.teacher_logits.shape == signals.student_logits.shape
     assert float(reduce(out.parts["kl"], batch.tokens)) == pytest.approx(0.0, abs=1e-5)

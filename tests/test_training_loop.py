@@ -2,19 +2,15 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from small import ROOT, split, write_params
+from small import split
 from stillsmall import cache, checkpoints, dev_set, distillation, loading, training
+from stillsmall.asking import Asker
 from stillsmall.config import ConfigError
 from stillsmall.metrics import ErrorCounts
 from stillsmall.training_log import Memory, TrainingError
@@ -160,14 +156,14 @@ def test_best_weights_that_no_checkpoint_knows_of_do_no_harm(tmp_path):
 
 def poisoned(monkeypatch, *steps):
     """Makes the loss of some steps (from 0) NaN."""
-    original = training.Trainer._signals
+    original = Asker.__call__
 
     def signals(self, batch, progress):
         made = original(self, batch, progress)
-        wrong = round(progress * self.config.steps) in steps
+        wrong = round(progress * CHANGES["distill.steps"]) in steps
         return replace(made, student_logits=made.student_logits * math.nan) if wrong else made
 
-    monkeypatch.setattr(training.Trainer, "_signals", signals)
+    monkeypatch.setattr(Asker, "__call__", signals)
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_named(place, monkeypatch, capsys):  # noqa: F811
@@ -233,16 +229,31 @@ def test_float16_halves_its_scale_on_overflow_and_goes_on(place):  # noqa: F811
     weight = torch.nn.Parameter(torch.ones(2))
     optimiser = Optimiser(trainer.config, [weight], torch.device("cpu"))
     optimiser.backward((weight * torch.tensor([1e38, 1.0])).sum())  # times 65,536 it is beyond float32, too
+    optimiser.unscale()
     assert optimiser.norm() == math.inf
     assert optimiser.skip() and optimiser.state()["scale"] == 32768.0
     assert weight.tolist() == [1, 1] and not optimiser.adam.state
     optimiser.backward(weight.sum())
+    optimiser.unscale()
     assert optimiser.norm() == pytest.approx(math.sqrt(2))
     optimiser.step()
     assert weight[0] < 1
     other = Optimiser(trainer.config, [weight], torch.device("cpu"))
     other.restore(json.loads(json.dumps(optimiser.state())))
     assert other.state() == optimiser.state()
+
+
+def test_parameters_may_learn_at_their_own_rate():
+    from stillsmall.optimisation import Optimiser
+
+    a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    config = params(**{"distill.learning_rate": 0.1, "distill.warmup_steps": 2, "distill.weight_decay": 0.0}).distill
+    optimiser = Optimiser(config, [a, b], torch.device("cpu"), [1.0, 0.01])
+    assert optimiser.rate(0) == pytest.approx(0.05)
+    optimiser.backward((a + b).sum())
+    optimiser.norm()
+    optimiser.step()  # Adam's first step is the learning rate long
+    assert 1 - a.item() == pytest.approx(0.05, rel=1e-3) and 1 - b.item() == pytest.approx(0.0005, rel=1e-2)
 
 
 @pytest.mark.parametrize("changes", [{}, {"distill.encoder_cache_gb": 0.0}, {"augment.noise_probability": 0.7}])
@@ -278,38 +289,3 @@ def test_speed_is_kept_over_a_resume_and_apart_from_what_is_compared(place):  # 
 def test_memory_survives_json():
     memory = Memory(step=3, rows=[{"step": 3, "loss": 0.1}], best_step=2, best_wer=0.1 + 0.2, waited=1, seconds=1 / 3)
     assert Memory(**json.loads(json.dumps(memory.as_dict()))) == memory
-
-
-def program(folder, store, *before):
-    """The stage as people start it, with its own cache."""
-    out = {"student": "student", "curve": "curve.csv", "samples": "samples.parquet", "metrics": "distill.json"}
-    names = {"split": "train", "kept": "kept.parquet", "dev": "dev", "params": "params.yaml"}
-    names |= {name: f"{store}-out/{path}" for name, path in out.items()} | {"speed": f"{store}-speed.json"}
-    words = [word for name, value in names.items() for word in (f"--{name}", value)]
-    environment = {**os.environ, "STILLSMALL_CACHE": str(folder / store)}
-    return subprocess.Popen(
-        [sys.executable, *before, str(ROOT / "stages/distill.py"), *words], cwd=folder, env=environment,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-@pytest.mark.timeout(300)
-def test_killed_with_everything_on_it_ends_with_the_same_bytes(tmp_path):
-    corpus(tmp_path)
-    dev(tmp_path)
-    changes = {"distill.steps": 40, "distill.keep": "best", "distill.patience": 30, "student.freeze_encoder": False}
-    write_params(tmp_path / "params.yaml", **CHANGES | EVERY | changes)
-    undisturbed = program(tmp_path, "undisturbed")
-    _, said = undisturbed.communicate()
-    assert undisturbed.returncode == 0, said
-    killed = program(tmp_path, "killed")
-    while killed.poll() is None and not any(
-        int(p.name.split("-")[1]) >= 15 for p in (tmp_path / "killed" / "distill").glob("*/step-*")
-    ):
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    _, said = (again := program(tmp_path, "killed")).communicate()
-    assert again.returncode == 0 and "going on at step" in said
-    assert contents(tmp_path / "killed-out") == contents(tmp_path / "undisturbed-out")
-    assert "dev_wer" in (tmp_path / "killed-out" / "curve.csv").read_text()

@@ -80,9 +80,9 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
     elif taught:
         states = teachers_states()
     if own is None or "models" in objective.needs:
-        hearing.wanted.add(hearing.changed(teacher=False))
+        hearing.wanted.add(hearing.kind(teacher=False))
     if isinstance(outputs, LiveTeachers) and None in outputs.states:
-        hearing.wanted.add(hearing.changed(teacher=True))
+        hearing.wanted.add(hearing.kind(teacher=True))
     if params.augment.mask_probability and hearing((0,)).ndim != 3:
         raise ConfigError(
             f"augment.mask_probability: got {params.augment.mask_probability}, but the model hears waveforms; "

@@ -116,11 +116,10 @@ def _within(bounds: list[float], dice: np.random.Generator) -> float:
     return float(dice.uniform(bounds[0], bounds[1]))
 
 
-def at_speed(clean: np.ndarray, factor: float, duration_s: float) -> np.ndarray:
-    """(samples,) played `factor` times as fast, pitch and all (Ko et al. 2015), of exactly `duration_s`."""
+def at_speed(clean: np.ndarray, factor: float, samples: int) -> np.ndarray:
+    """(samples,): the clip played `factor` times as fast, pitch and all (Ko et al. 2015)."""
     if factor == 1.0:
         return clean
-    samples = round(duration_s * audio.SAMPLE_RATE)
     made = soxr.resample(clean, audio.SAMPLE_RATE * factor, audio.SAMPLE_RATE)
     return np.pad(made, (0, max(0, samples - made.size)))[:samples].astype(np.float32)
 

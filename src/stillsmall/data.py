@@ -62,6 +62,14 @@ class Example:
         """As it is heard."""
         return sum(part.duration_s for part in self.parts) / self.speed
 
+    @property
+    def samples(self) -> int:
+        """As many as are heard of it, to the sample."""
+        if self.speed != 1.0:
+            return round(self.duration_s * audio.SAMPLE_RATE)
+        ends = ((round(p.start_s * audio.SAMPLE_RATE), round(p.end_s * audio.SAMPLE_RATE)) for p in self.parts)
+        return sum(end - start for start, end in ends)
+
 
 @dataclass(frozen=True)
 class TokenSequence:

@@ -73,13 +73,11 @@ class Team:
         if self.size == 1 or not parameters:
             return
         have = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-        torch.distributed.all_reduce(have)
-        moved = [p for p, known in zip(parameters, have.tolist(), strict=True) if known]
+        moved = [p for p, known in zip(parameters, _sum(have).tolist(), strict=True) if known]
         for p in moved:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         for bucket in _buckets(moved):
-            flat = torch.cat([p.grad.flatten() for p in bucket if p.grad is not None])
-            torch.distributed.all_reduce(flat)
+            flat = _sum(torch.cat([p.grad.flatten() for p in bucket if p.grad is not None]))
             for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 p.grad = part.view_as(p)
 
@@ -93,20 +91,26 @@ class Team:
             return
         for name, buffer in buffers.items():
             if buffer.dtype == torch.bool:
-                said = buffer.to(torch.int32)
-                torch.distributed.all_reduce(said)
-                buffer.copy_(said > 0)
+                buffer.copy_(_sum(buffer.to(torch.int32)) > 0)
             else:
                 change = (buffer - before[name]) * (weight if buffer.is_floating_point() else 1)
-                torch.distributed.all_reduce(change)
-                buffer.copy_(before[name] + change)
+                buffer.copy_(before[name] + _sum(change))
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """The sum over the processes, where the tensor is; nccl joins GPUs alone, so others travel by way of one."""
+    abroad = torch.distributed.get_backend() == "nccl" and tensor.device.type != "cuda"
+    moved = tensor.cuda() if abroad else tensor.clone()
+    torch.distributed.all_reduce(moved)
+    return moved.to(tensor.device)
 
 
 def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one number type, up to BUCKET elements."""
+    """Neighbours of one number type on one device, up to BUCKET elements."""
     bucket: list[Tensor] = []
     for p in parameters:
-        if bucket and (p.dtype != bucket[0].dtype or sum(q.numel() for q in bucket) + p.numel() > BUCKET):
+        alike = bucket and (p.dtype, p.device) == (bucket[0].dtype, bucket[0].device)
+        if bucket and (not alike or sum(q.numel() for q in bucket) + p.numel() > BUCKET):
             yield bucket
             bucket = []
         bucket.append(p)

@@ -36,15 +36,13 @@ class Optimiser:
     def __init__(
         self, config: Distill, parameters: Sequence[Tensor], device: torch.device, factors: Sequence[float] = ()
     ) -> None:
-        """`factors` on the learning rate, one a parameter; 1 where there are none."""
+        """`factors` are on the learning rate of each parameter; none: they are all 1."""
         self.config, self.parameters = config, list(parameters)
-        factor = dict(zip(map(id, self.parameters), factors, strict=True)) if factors else {}
-        rates = list(dict.fromkeys(factor.get(id(p), 1.0) for p in self.parameters))
+        given = list(factors) or [1.0] * len(self.parameters)
+        pairs = list(zip(self.parameters, given, strict=True))
+        self.factors = list(dict.fromkeys(given))  # one group of parameters each
         self.adam = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.parameters if factor.get(id(p), 1.0) == rate], "factor": rate}
-                for rate in rates
-            ],
+            [{"params": [p for p, own in pairs if own == factor]} for factor in self.factors],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(config.betas[0], config.betas[1]),
@@ -54,10 +52,10 @@ class Optimiser:
         self.scaler = torch.amp.GradScaler(device.type) if config.dtype == "float16" else None
 
     def rate(self, step: int) -> float:
-        """Sets and returns the learning rate of a step (from 0)."""
+        """Sets the learning rates of a step (from 0); the student's."""
         rate = self.config.learning_rate * learning_rate_factor(self.config, step)
-        for group in self.adam.param_groups:
-            group["lr"] = rate * group["factor"]
+        for group, factor in zip(self.adam.param_groups, self.factors, strict=True):
+            group["lr"] = rate * factor
         return rate
 
     def backward(self, loss: Tensor) -> None:
