@@ -96,7 +96,7 @@ def core(part: Sequence[Row]) -> list[Any]:
     teacher = [texts.mixed_units(row[2]) for row in part]
     validator = [texts.mixed_units(row[3]) for row in part]
     words = [[texts.words(texts.normalise(row[n], row[0]), row[0]) for row in part] for n in (1, 2)]
-    loops = [(metrics.repeats_units(t, 6, 5), metrics.repeats_units(v, 6, 5)) for t, v in zip(teacher, validator)]  # noqa: B905
+    loops = metrics.loops([*teacher, *validator], 6, 5)
     return [metrics.distances(validator, teacher), loops, metrics.distances(*words)]
 
 
