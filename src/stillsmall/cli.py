@@ -81,11 +81,17 @@ def use(what: tuple[str, ...], dry_run: bool, params: Path) -> None:
 
 
 @main.command()
+@click.option("--quick", is_flag=True, help="Only what params.yaml says and names; silent where all of it is there.")
 @PARAMS
-def doctor(params: Path) -> None:
+def doctor(quick: bool, params: Path) -> None:
     """What this machine has and lacks; exit code 1 if something lacks that the pipeline cannot do without."""
     from stillsmall import doctor as room
 
+    if quick:
+        found = room.lacking(Path.cwd(), params)
+        for finding in found:
+            click.echo(f"{finding.what}: {finding.detail}", err=True)
+        sys.exit(USAGE_FAULT if found else 0)
     findings = room.examine(Path.cwd(), params)
     room.show(findings)
     if any(finding.state == "lacks" for finding in findings):
