@@ -135,7 +135,7 @@ def transcribe(
 @main.command()
 @click.option("--hours", type=click.FloatRange(min=0), help="Hours of training audio; without it: those at hand.")
 @click.option("--rate", "rates", multiple=True, metavar="STAGE=X", help="Times real time (distill: steps a second).")
-@click.option("--measure", is_flag=True, help="Measure teacher and validator, as configured, on a few clips.")
+@click.option("--measure", is_flag=True, help="Measure preparation, teacher and validator on a few clips.")
 @click.option(
     "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many clips to measure on."
 )
