@@ -80,6 +80,23 @@ def test_spelt_out_numbers_are_read_apart_as_whispers_normaliser_reads_them_in_t
     assert text.normalise(sentence, "en") == text._english_whole(sentence)
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        *(
+            "the point and the dog",
+            "hundred and and dog",
+            "the minus uh and dog",
+            "two uh and a half",
+            "a dog and a half",
+        ),
+        *("two dollars and seven cents", "and a half dog", "five and and a half", "half and a half and a half"),
+    ],
+)
+def test_number_words_act_on_their_neighbours_as_in_whispers_normaliser(sentence):
+    assert text.normalise(sentence, "en") == text._english_whole(sentence)
+
+
 def test_the_whole_sentence_is_not_read_where_numbers_stand_apart(monkeypatch):
     read = []
     monkeypatch.setattr(text, "_english_numbers", text.Remembered(lambda part: read.append(part) or "N"))
