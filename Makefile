@@ -15,6 +15,7 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 repro: sync ## run what changed of the pipeline, register the student, and say what came out
+	@$(RUN) stillsmall doctor --quick
 	$(RUN) dvc repro $(ARGS)
 	$(RUN) stillsmall register
 	@$(RUN) stillsmall summary

@@ -13,17 +13,19 @@ The trouble is put into the *table*, not into the audio, each kind into its shar
     label loop the label stands 6 times in all
     swapped    the label is that of another utterance
     cut        only the first third of the label's words is left
-Text scores are counted anew (agreement by MER, loops, compression, words, rates, WER). What needs a model (phonemes,
-probabilities, entropies, speech share, language, likelihood) cannot be known for a text that no model wrote: those
-values become null and are kept (`without_value: keep`), and a filter that reads only such values shows dashes. Real
-faults would also show in the teacher's probabilities, and a validator may make a fault of its own: this is a test of
-what the texts alone give away.
+Text scores are counted anew (agreement by MER, PER and the composite, loops, compression, words, rates, WER, the
+language of the text). What the teacher alone could say (probabilities, entropies, likelihood), and what is heard in
+audio that isn't there (the speech of silence), cannot be known: those values become null and are kept
+(`without_value: keep`), and a filter that reads only such values shows dashes. Real faults would also show in the
+teacher's probabilities, and a validator may make a fault of its own: this is a test of what the texts alone give away.
+trouble_in_audio.py puts faults into the audio instead.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +33,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stillsmall import config, filtering, manifest, metrics
+from stillsmall import config, filtering, language_identity, manifest, measures, metrics
 from stillsmall import text as texts
 from stillsmall.filters.combination import Rules
 
 GOOD_WER = 0.4
 STOCK = ("thank you for watching", "thanks for watching please subscribe", "subtitles by the community", "you")
 KINDS = ("silence", "word loop", "label loop", "swapped", "cut")
-BY_TEXT = {"words", "words_per_s", "chars_per_s", "teacher_repeats", "compression_ratio", "reference", "ref_wer"}
-BY_TEXT |= {"agreement_mer", "agreement_mer_errors"}
-BY_MODEL = [
-    *("mean_logprob", "confidence", "mean_entropy", "no_speech_prob", "lm_logprob", "speech_share", "silence_share"),
-    *("heard_language", "heard_language_prob", "text_language", "text_language_prob", "language_mismatch"),
-    *("agreement_per", "agreement_per_errors", "agreement_phonemes", "agreement_composite"),
-]
+BY_MODEL = {"mean_logprob", "confidence", "mean_entropy", "no_speech_prob", "lm_logprob"}
+BY_AUDIO = {"speech_share", "silence_share", "heard_language", "heard_language_prob"}
+CARRIED = {"utt_id", "domain", "language"}  # what a filter may read that is no score
+AGREEMENTS: dict[str, Any] = {  # sections for every run, beside those of params.yaml
+    "agreement_0.2": {"kind": "agreement", "measure": "mer", "max_distance": 0.2, "without_value": "drop"},
+    "agreement_per": {"kind": "agreement", "measure": "per", "max_distance": 0.4, "without_value": "drop"},
+    "agreement_composite": {"kind": "agreement", "measure": "composite", "max_distance": 0.4, "without_value": "drop"},
+}
 Row = dict[str, Any]
 
 
@@ -63,31 +66,41 @@ def scored(row: Row, teacher: str, score: config.Score) -> Row:
     language, duration = row["language"], row["duration_s"]
     spoken = texts.normalise(teacher, language)
     units = texts.words(spoken, language)
-    agreed = metrics.mer(row["validator_text"], teacher)
     against = metrics.wer(row["reference"], teacher, language, "normalised")
+    written = language_identity.of_text(teacher)
+    heard = (row["heard_language"], row["heard_language_prob"])
+    limits = (score.language_probability, score.language_letters)
     return {
         **row,
         **dict.fromkeys(BY_MODEL),
+        **agreement(row["validator_text"], teacher, language, score),
         "teacher_text": teacher,
         "words": len(units),
         "words_per_s": len(units) / duration,
         "chars_per_s": len(spoken.replace(" ", "")) / duration,
-        "teacher_repeats": metrics.repeats(teacher, score.repetition_ngram, score.repetition_max),
         "compression_ratio": metrics.compression_ratio(teacher),
-        "agreement_mer": agreed.rate if agreed.reference_units else (None if agreed.errors else 0.0),
-        "agreement_mer_errors": agreed.errors,
-        "agreement_units": agreed.reference_units,
-        "ref_wer": against.rate if against.reference_units else (None if against.errors else 0.0),
+        "text_language": written[0],
+        "text_language_prob": written[1],
+        "language_mismatch": language_identity.mismatch(language, teacher, written, heard, *limits),
+        "ref_wer": metrics.rate(against.errors, against.reference_units),
         "ref_wer_errors": against.errors,
         "ref_words": against.reference_units,
     }
+
+
+def agreement(validator: str, teacher: str, language: str, score: config.Score) -> Row:
+    """The columns of the validator's agreement, as the stage counts them."""
+    units = {text: texts.mixed_units(text) for text in (teacher, validator)}
+    found = measures.agreement([teacher], [validator], [language], units, score)
+    return {name: values[0] for name, values in found.items()}
 
 
 def trouble(kind: str, row: Row, other: Row, rng: np.random.Generator, score: config.Score) -> Row:
     """The row with one kind of trouble in it; `other` is the row whose label a swapped one takes."""
     words = row["teacher_text"].split()
     if kind == "silence":
-        return scored({**row, "reference": "", "validator_text": ""}, str(rng.choice(STOCK)), score)
+        empty = {**row, **dict.fromkeys(BY_AUDIO), "reference": "", "validator_text": ""}
+        return scored(empty, str(rng.choice(STOCK)), score)
     made = {
         "word loop": " ".join([*words, *words[-1:] * 20]),
         "label loop": " ".join(words * 6),
@@ -123,12 +136,20 @@ def measure(rows: list[Row], kinds: list[str], rules: Rules, found: dict[str, di
     good = np.array([row["ref_wer"] is not None and row["ref_wer"] <= GOOD_WER for row in rows]) & (kind == "")
     masks = {name: rule.keeps(table) for name, rule in rules.sections.items()} | {"keep_if": rules.keeps(table)}
     for name, keeps in masks.items():
+        reads = read_by(rules, name)
         for word in KINDS:
-            found[name][word].append(float((~keeps[kind == word]).mean()))
+            has = not reads or any(row[column] is not None for row in compress(rows, kind == word) for column in reads)
+            found[name][word].append(float((~keeps[kind == word]).mean()) if has else float("nan"))
         found[name]["kept"].append(float(keeps.mean()))
         found[name]["good"].append(float(keeps[good].mean()))
         found[name]["before"].append(wer(rows))
         found[name]["after"].append(wer([row for row, keep in zip(rows, keeps, strict=True) if keep]))
+
+
+def read_by(rules: Rules, name: str) -> list[str]:
+    """The scores that a rule reads; of the combination, those of every label."""
+    columns = rules.sections[name].columns if name in rules.sections else ["words"]
+    return [column for column in columns if column not in CARRIED]
 
 
 def markdown(rules: Rules, rows: list[Row], found: dict[str, dict[str, list[float]]]) -> str:
@@ -137,14 +158,14 @@ def markdown(rules: Rules, rows: list[Row], found: dict[str, dict[str, list[floa
     lines.append("|" + "---|" * (len(KINDS) + 4))
     absent = []
     for name, by in found.items():
-        reads = [c for c in rules.sections[name].columns if c != "language"] if name in rules.sections else ["words"]
-        if all(row[column] is None for row in rows for column in reads):
+        reads = read_by(rules, name)
+        if reads and all(row[column] is None for row in rows for column in reads):
             absent.append(name)
             continue
-        said = name in ("keep_if", "random") or bool(BY_TEXT & set(reads)) or name == "duration"
-        cells = [f"{100 * np.mean(by[kind]):.0f} %" if said else "–" for kind in KINDS]
+        rates = [np.mean(by[kind]) for kind in KINDS]
+        cells = ["–" if np.isnan(rate) else f"{100 * rate:.0f} %" for rate in rates]
         cells.append(f"{100 * np.mean(by['good']):.1f} %")
-        cells += [f"{100 * np.mean(by[part]):.1f} %" if said else "–" for part in ("kept", "after")]
+        cells += ["–" if np.isnan(sum(rates)) else f"{100 * np.mean(by[part]):.1f} %" for part in ("kept", "after")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     before = np.mean(found["keep_if"]["before"])
     lines.append(f"\nLabel WER before: {100 * before:.1f} % ({100 * wer(rows):.1f} % without the injected trouble).")
@@ -164,8 +185,7 @@ def main() -> None:
         | ({"without_value": "keep"} if "without_value" in section else {})  # a null is of our making here
         for name, section in params.filters.items()
     }
-    sections |= {"random": {"labels": {"match": params.filter.keep_if}, "seed": 1}}
-    sections["agreement_0.2"] = {"kind": "agreement", "measure": "mer", "max_distance": 0.2, "without_value": "drop"}
+    sections |= {**AGREEMENTS, "random": {"labels": {"match": params.filter.keep_if}, "seed": 1}}
     rules = filtering.rules(params.filter, sections)
     rows = [row for row in read(at.scores) if row["reference"] is not None and row["validator_text"] is not None]
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

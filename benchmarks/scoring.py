@@ -1,10 +1,12 @@
 """Rows a minute and peak memory of the score stage, against a loop that calls a word-error metric once a row.
 
-    .venv/bin/python benchmarks/scoring.py [--rows 1000000] [--small 100000] [--workers 2] [--sample 2000]
+    .venv/bin/python benchmarks/scoring.py [--rows 1000000] [--small 200000] [--workers 2] [--sample 2000] [--core]
+    tools/uv run --with torchmetrics --with evaluate benchmarks/scoring.py --core    against these two peers as well
 
 The labels are sentences of the speech lab's five grammars (English, Mandarin with English words, Arabic, Hindi, Tamil)
 with words left out, doubled and changed; one in a hundred loops. Two things are timed: MER + repetition + WER alone,
-on pairs in memory, and the whole stage, from the shards of labels to the table, with every measure of text. The
+on pairs in memory (--core: that alone), and the whole stage, from the shards of labels to the table, with every
+measure of text. The
 audio's measures are timed apart (--audio SPLIT, a prepared split). Memory is each process's own peak, from the kernel.
 """
 
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ def core(part: Sequence[Row]) -> list[Any]:
     teacher = [texts.mixed_units(row[2]) for row in part]
     validator = [texts.mixed_units(row[3]) for row in part]
     words = [[texts.words(texts.normalise(row[n], row[0]), row[0]) for row in part] for n in (1, 2)]
-    loops = [(metrics.repeats_units(t, 6, 5), metrics.repeats_units(v, 6, 5)) for t, v in zip(teacher, validator)]  # noqa: B905
+    loops = metrics.loops([*teacher, *validator], 6, 5)
     return [metrics.distances(validator, teacher), loops, metrics.distances(*words)]
 
 
@@ -110,47 +112,77 @@ def core_seconds(seed_and_rows: tuple[int, int]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def peer_wer(part: Sequence[Row]) -> list[Any]:
-    """jiwer.wer once a row, on texts that are normalised already: the metric call and nothing else."""
+Metric = Callable[[str, str], Any]  # (reference, hypothesis) to their word error rate
+
+
+def jiwer_wer() -> Metric:
     import jiwer
 
-    return [jiwer.wer(row[1], row[2]) for row in part]
+    return jiwer.wer
 
 
-def peer(part: Sequence[Row]) -> list[Any]:
-    """The same three measures in a loop: a normaliser and jiwer, called once a row, n-grams counted one by one."""
+def torchmetrics_wer() -> Metric:
+    """An object that is called once a row, as training code does."""
+    from torchmetrics.text import WordErrorRate
+
+    metric = WordErrorRate()
+    return lambda reference, hypothesis: metric(hypothesis, reference)
+
+
+def evaluate_wer() -> Metric:
+    """What `evaluate.load("wer")` returns, without fetching its script: a Metric that calls jiwer."""
+    import datasets
     import jiwer
+
+    import evaluate
+
+    strings = datasets.Features({name: datasets.Value("string") for name in ("predictions", "references")})
+
+    class Wer(evaluate.Metric):  # type: ignore[misc,unused-ignore]
+        def _info(self) -> Any:
+            return evaluate.MetricInfo(description="", citation="", inputs_description="", features=strings)
+
+        def _compute(self, predictions: list[str], references: list[str]) -> float:
+            return float(jiwer.wer(references, predictions))
+
+    metric = Wer()
+    return lambda reference, hypothesis: metric.compute(predictions=[hypothesis], references=[reference])
+
+
+PEERS = {"jiwer.wer": jiwer_wer, "torchmetrics' WordErrorRate": torchmetrics_wer, "evaluate's wer": evaluate_wer}
+
+
+def alone(metric: Metric, part: Sequence[Row]) -> list[Any]:
+    """A metric once a row, on texts that are normalised already: the call and nothing else."""
+    return [metric(row[1], row[2]) for row in part]
+
+
+def loop(metric: Metric, part: Sequence[Row]) -> list[Any]:
+    """The same three measures in a loop: a normaliser and a metric, called once a row, n-grams counted one by one."""
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
     english, basic, found = EnglishTextNormalizer(), BasicTextNormalizer(split_letters=True), []
     for language, reference, teacher, validator in part:
         normalise = english if language == "en" else basic
-        wer = jiwer.wer(normalise(reference), normalise(teacher))
+        wer = metric(normalise(reference), normalise(teacher))
         mixed = [" ".join(texts.UNIT.findall(basic(text))) for text in (validator, teacher)]
-        mer = jiwer.wer(*mixed)
+        mer = metric(*mixed)
         grams = [Counter(text[i : i + 6] for i in range(len(text) - 5)) for text in mixed]
         found.append((wer, mer, [max(gram.values(), default=0) > 5 for gram in grams]))
     return found
 
 
-def peer_evaluate(part: Sequence[Row]) -> list[Any]:
-    """The `evaluate` library's WER once a row, as public training scripts call it."""
-    import evaluate
-
-    metric = evaluate.load("wer")
-    return [metric.compute(references=[row[1]], predictions=[row[2]]) for row in part]
-
-
-def peer_seconds(loop: Any, part: Sequence[Row]) -> float | None:
-    """CPU seconds a row of a loop; None where its library is absent or wants a network."""
+def peer_seconds(make: Callable[[], Metric], work: Any, part: Sequence[Row]) -> tuple[float, float] | None:
+    """Seconds a row of a loop, of the clock and of the CPU; None where its library is absent."""
     try:
-        loop(part[:5])
-    except (ImportError, OSError):
+        metric = make()
+    except ImportError:
         return None
-    start = time.process_time()
-    loop(part)
-    return (time.process_time() - start) / len(part)
+    work(metric, part[:5])
+    start, cpu = time.perf_counter(), time.process_time()
+    work(metric, part)
+    return (time.perf_counter() - start) / len(part), (time.process_time() - cpu) / len(part)
 
 
 def stage(folder: Path, workers: int) -> None:
@@ -193,10 +225,27 @@ def per_minute(count: int, seconds: float) -> str:
 def compare(at: argparse.Namespace) -> None:
     share = at.rows // at.workers
     timed = list(in_order(core_seconds, [(n, share) for n in range(at.workers)], at.workers, "--workers"))
-    done, row_s = share * at.workers, sum(cpu for _, cpu in timed) / at.workers / share
+    done, row_cpu = share * at.workers, sum(cpu for _, cpu in timed) / at.workers / share
+    row_s = max(seconds for seconds, _ in timed) / done
     line(f"{at.workers} processes", "rows", "rows a minute", "by CPU time", "main MiB", "worker MiB")
-    name = "MER + repetition + WER, in memory"
-    line(name, done, per_minute(done, max(timed)[0]), per_minute(at.workers, row_s))
+    line("MER + repetition + WER, in memory", done, per_minute(1, row_s), per_minute(at.workers, row_cpu))
+    if not at.core:
+        stages(at)
+    print()
+    part = rows(at.sample, 99)
+    line(f"loops on one core, {at.sample} rows", "rows a minute", "by CPU time", "times slower", "on one core")
+    for name, make in PEERS.items():
+        for what, work in (("the same three measures", loop), ("alone, normalised before", alone)):
+            took = peer_seconds(make, work, part)
+            if took is None:
+                line(f"{name}, {what}", "not here")
+                continue
+            paces = [per_minute(1, seconds) for seconds in took]
+            line(f"{name}, {what}", *paces, f"{took[0] / row_s:.1f}", f"{took[1] / row_cpu:.1f}")
+
+
+def stages(at: argparse.Namespace) -> None:
+    """The whole stage on both sizes."""
     for count in (at.small, at.rows):
         found = whole(count, at.workers)
         both = [per_minute(count, found["seconds"]), per_minute(count, found["cpu"] / at.workers)]
@@ -204,24 +253,13 @@ def compare(at: argparse.Namespace) -> None:
         line("the whole stage: every measure of text", count, *both, *peaks)
     minutes = [f"{MANY / count * s / 60:.0f} min" for s in (found["seconds"], found["cpu"] / at.workers)]
     line("the whole stage at that pace", MANY, *minutes)
-    print()
-    part = rows(at.sample, 99)
-    title = f"loops on one core, {at.sample} rows; CPU time"
-    line(title, "rows a minute", "times slower", "on one core", f"{MANY // 10**6} M: hours")
-    names = {"normaliser and jiwer a row, the same three measures": peer, "jiwer.wer a row alone": peer_wer}
-    for name, loop in {**names, "evaluate's wer a row alone": peer_evaluate}.items():
-        took = peer_seconds(loop, part)
-        if took is None:
-            line(name, "not here")
-            continue
-        ratios = [f"{took / row_s * n:.1f}" for n in (at.workers, 1)]
-        line(name, per_minute(1, took), *ratios, f"{took * MANY / 3600:.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("rows", 1_000_000), ("small", 100_000), ("workers", 2), ("sample", 2000)):
+    for name, value in (("rows", 1_000_000), ("small", 200_000), ("workers", 2), ("sample", 2000)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--core", action="store_true", help="MER + repetition + WER and the loops, not the whole stage")
     parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--audio", type=Path, help="a prepared split: time its voice activity, into an empty cache")
     at = parser.parse_args()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from stillsmall import cli, config, doctor, registry, summary, tracking
+from stillsmall import cli, config, registry, summary
 
 FILTER = {
     "kept": {"labels": 70, "hours": 0.5},
@@ -200,54 +200,6 @@ def test_transcribe_fetches_a_registered_model(repo: Path, monkeypatch: pytest.M
     monkeypatch.setattr(registry, "local_model", lambda uri, _: Path("fetched") / uri.rpartition("/")[2])
     result = call("transcribe", "a.wav", "--timestamps", "--model", "models:/stillsmall-student@candidate")
     assert "fetched/stillsmall-student@candidate" in result.output
-
-
-def states(repo: Path) -> dict[str, tuple[str, str]]:
-    return {f.what: (f.state, f.detail) for f in doctor.examine(repo, repo / "params.yaml")}
-
-
-def test_doctor_names_what_lacks_and_fails(repo: Path) -> None:
-    found = states(repo)
-    assert found["pseudo_label.model"] == ("lacks", "no folder 'teacher' in models.root (models/demo)")
-    assert found["pipeline"][0] == "lacks"
-    assert found["git"][0] == "warn"
-    assert found["params.yaml"][0] == "ok"
-    assert found["espeak-ng"] == ("ok", "loads")
-    assert {found[name][0] for name in doctor.PACKAGES} == {"ok"}
-    result = call("doctor")
-    assert result.exit_code == 1
-    assert "Lacking: pipeline, pseudo_label.model, validate.model" in result.output.replace("\n", " ")
-
-
-def test_doctor_is_content_where_all_is_there(repo: Path) -> None:
-    (repo / ".dvc").mkdir()
-    (repo / ".dvc/config").write_text("")
-    (repo / "dvc.yaml").write_text("")
-    for name in ("teacher", "validator"):
-        folder = repo / "models/demo" / name
-        folder.mkdir(parents=True)
-        for file in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-            (folder / file).write_text("")
-    assert {what: detail for what, (state, detail) in states(repo).items() if state == "lacks"} == {}
-    (repo / "models/demo/teacher/tokenizer.json").unlink()
-    assert states(repo)["pseudo_label.model"][1].endswith("models/demo/teacher has no tokenizer")
-
-
-def test_doctor_shows_bad_parameters_and_little_disk(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = repo / "params.yaml"
-    params.write_text(params.read_text().replace("  steps:", "  stepz:"))
-    monkeypatch.setenv("STILLSMALL_MIN_FREE_GB", "1000000")
-    found = states(repo)
-    assert found["params.yaml"][0] == "lacks"
-    assert "did you mean 'steps'?" in found["params.yaml"][1]
-    assert found["free disk"][0] == "warn"
-
-
-def test_doctor_changes_nothing(repo: Path) -> None:
-    before = sorted(repo.rglob("*"))
-    doctor.examine(repo, repo / "params.yaml")
-    assert sorted(repo.rglob("*")) == before
-    assert not (repo / tracking.HOME).exists()
 
 
 @pytest.fixture

@@ -129,10 +129,10 @@ def test_the_whole_judgement_of_a_small_table(tmp_path):
     assert found["rules"]["agreement"]["used"] and not found["rules"]["confidence"]["used"]
     swept = [row for row in curves if row["domain"] == "all" and row["score"] == "agreement_mer"]
     assert [(r["threshold"], r["kept_share"], r["kept_hours"], r["label_wer"]) for r in swept] == [
-        ("0", "0.525", "21.0", "0.04762"),
-        ("0.9", "1.0", "40.0", "0.5"),
+        ("0", "0.525", "21", "0.0476"),
+        ("0.9", "1", "40", "0.5"),
     ]
-    assert {row["domain"] for row in roc} == {row["domain"] for row in curves} == {"all", "a", "b"}
+    assert {row["domain"] for row in curves} == {"all", "a", "b"} and {row["domain"] for row in roc} == {"all"}
     assert {row["domain"] for row in domains} == {"a", "b"}
 
 
@@ -145,16 +145,22 @@ def test_a_score_is_swept_in_its_own_direction(tmp_path):
 def test_curves_stay_short_and_end_with_everything_kept(tmp_path):
     config = CONFIG.model_copy(update={"curve_points": 12, "domain_points": 5})
     _, curves, roc, _ = written(tmp_path, many(120), config=config)
-    for rows in (curves, roc):
-        for domain, most in (("all", 12), ("a", 5)):
-            sizes = {}
-            for row in rows:
-                if row["domain"] == domain:
-                    key = row["score"], row.get("wer_above")
-                    sizes[key] = sizes.get(key, 0) + 1
-            assert max(sizes.values()) == most
+    for rows, domain, most in ((curves, "all", 12), (curves, "a", 5), (roc, "all", 12)):
+        sizes = {}
+        for row in rows:
+            if row["domain"] == domain:
+                key = row["score"], row.get("wer_above")
+                sizes[key] = sizes.get(key, 0) + 1
+        assert max(sizes.values()) == most
     last = [row for row in curves if row["domain"] == "all" and row["score"] == "mean_logprob"][-1]
-    assert (last["kept_share"], last["label_wer"]) == ("1.0", "0.5")
+    assert (last["kept_share"], last["label_wer"]) == ("1", "0.5")
+
+
+def test_a_curve_keeps_its_corners_alone_and_numbers_their_digits():
+    x, y = np.array([0, 0, 0, 0.25, 0.5, 1]), np.array([0, 0.3, 0.5, 0.5004, 0.5, 1])
+    assert judgement.corners(x, y) == [(0, 0), (0, 0.5), (0.5, 0.5), (1, 1)]
+    assert judgement.corners(x[:1], y[:1]) == [(0, 0)]
+    assert [judgement.short(v) for v in (0, 1.0, 0.123456, 12.5, 100, 1e-9)] == ["0", "1", "0.1235", "12.5", "100", "0"]
 
 
 def test_words_where_nothing_was_said_are_wrong_at_every_limit(tmp_path):

@@ -78,6 +78,21 @@ def test_a_loop_is_an_ngram_more_often_than_allowed(text, ngram, most):
     assert metrics.repeats(text, ngram, most) == any(grams.count(gram) > most for gram in grams)
 
 
+LETTERS = st.text(alphabet="ab買\U0001f600 ", max_size=30)
+
+
+@given(st.lists(st.builds(str.__mul__, LETTERS, st.integers(1, 8)), max_size=6), st.integers(1, 7), st.integers(1, 6))
+def test_loops_of_many_texts_are_those_of_each(texts, ngram, most):
+    units = [metrics.texts.mixed_units(text) for text in texts]
+    assert metrics.loops(units, ngram, most) == [metrics.repeats_units(found, ngram, most) for found in units]
+
+
+def test_ngrams_that_share_a_bucket_are_no_loop(monkeypatch):
+    monkeypatch.setattr(metrics, "BUCKET_BITS", 1)
+    assert metrics.loops([["abcdefghijklmnopqrstuvwxyz"], ["ab"] * 6, []], 2, 5) == [False, True, False]
+    assert metrics.loops([], 6, 5) == []
+
+
 def test_a_rate_needs_something_to_divide_by():
     assert (metrics.rate(1, 4), metrics.rate(0, 0), metrics.rate(2, 0)) == (0.25, 0.0, None)
 

@@ -1,5 +1,6 @@
 """The pipeline as DVC sees it: honest dependencies, the same bytes in two clean clones, cheap thresholds."""
 
+import ast
 import json
 import os
 import shutil
@@ -52,6 +53,17 @@ def test_every_parameter_of_a_stage_exists():
             at = tree()
             for part in path.replace("${distill.objective}", "kd").split("."):
                 at = at[part]
+
+
+def test_the_scores_depend_on_the_threads_of_the_run_and_not_on_its_seed():
+    assert "run" not in stages()["score"]["params"] and "run.threads" in stages()["score"]["params"]
+    read = {
+        node.attr
+        for name in ("scoring", "likelihood", "measures")
+        for node in ast.walk(ast.parse((ROOT / f"src/stillsmall/{name}.py").read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "run"
+    }
+    assert read == {"threads"}
 
 
 def test_stages_are_thin():

@@ -12,10 +12,9 @@ from stillsmall.cli import main
 from stillsmall.plan import PlanError, Rate
 
 
-def run(folder, *words):
-    write_params(
-        folder / "params.yaml", **{"data.root": "raw", "pseudo_label.backend": "fake", "validate.backend": "fake"}
-    )
+def run(folder, *words, **changes):
+    fake = {"data.root": "raw", "pseudo_label.backend": "fake", "validate.backend": "fake"}
+    write_params(folder / "params.yaml", **fake | changes)
     return CliRunner().invoke(main, ["plan", "--params", str(folder / "params.yaml"), *words])
 
 
@@ -66,11 +65,37 @@ def test_rates_given_go_before_measured_ones_and_those_before_the_last_runs(tmp_
     assert plan.rates({"pseudo_label": 90.0}, {"pseudo_label": Rate(80.0, "m")}, speed)["pseudo_label"].value == 90.0
 
 
+def speech(folder, count=5):
+    """A folder of tones and the parameters that make a source of it."""
+    (folder / "raw/clips").mkdir(parents=True)
+    for number in range(count):
+        soundfile.write(folder / f"raw/clips/{number}.wav", tone(1.0, 200 + number), 16000)
+    rows = [f"{number}.wav,a text" for number in range(count)]
+    (folder / "raw/clips/metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+    source = {"name": "tones", "kind": "audiofolder", "path": "clips", "split": "train", "language": "en"}
+    return {"prepare.sources": [source | {"transcripts": "keep"}], "data.root": "raw", "prepare.workers": 2}
+
+
 def test_a_measurement_says_on_what(tmp_path):
     split(tmp_path / "data/prepared/train", [{} for _ in range(8)])
-    done = run(tmp_path, "--measure", "--clips", "3")
+    done = run(tmp_path, "--measure", "--clips", "5", **speech(tmp_path))
     assert done.exit_code == 0, done.output
-    assert "measured on 3 clips of data/prepared/train" in done.output
+    assert "measured on 4 clips of data/prepared/train" in done.output
+    assert "measured on 5 clips of source 'tones', times 2 processes" in done.output
+    assert "run some steps of `dvc repro distill`" in done.output
+
+
+def test_preparation_is_measured_on_the_first_training_source_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = params(**speech(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    ticks = iter([10.0, 10.5])
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(ticks))
+    found = plan.measure_preparation(made, tmp_path, 5)
+    assert found["prepare"].value == pytest.approx(20.0)  # 5 s of audio in half a second, by each of two processes
+    assert sorted(tmp_path.rglob("*")) == before
+    tested = [{**made.prepare.sources[0], "split": "test"}]
+    assert plan.measure_preparation(params(**speech(tmp_path / "b") | {"prepare.sources": tested}), tmp_path, 4) == {}
 
 
 def test_what_is_misspelt_is_named(tmp_path):

@@ -1,7 +1,7 @@
 """Normalisers and units, language by language."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillsmall import text
@@ -68,6 +68,44 @@ def test_english_word_by_word_is_whispers_normaliser_on_the_whole(sentence):
     assert text.normalise(sentence, "en") == text._english_whole(sentence)
 
 
+NUMBERS = """
+    and And, a half Half. half, hundred thousand, million two three. five six... ten twenty thirty first third double
+    triple point minus plus per cent percent dollars cents pound zero o oh ones fifths the dog the cat it's uh um been
+""".split()  # noqa: SIM905
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(NUMBERS), max_size=14).map(" ".join))
+def test_spelt_out_numbers_are_read_apart_as_whispers_normaliser_reads_them_in_the_whole(sentence):
+    assert text.normalise(sentence, "en") == text._english_whole(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        *(
+            "the point and the dog",
+            "hundred and and dog",
+            "the minus uh and dog",
+            "two uh and a half",
+            "a dog and a half",
+        ),
+        *("two dollars and seven cents", "and a half dog", "five and and a half", "half and a half and a half"),
+    ],
+)
+def test_number_words_act_on_their_neighbours_as_in_whispers_normaliser(sentence):
+    assert text.normalise(sentence, "en") == text._english_whole(sentence)
+
+
+def test_the_whole_sentence_is_not_read_where_numbers_stand_apart(monkeypatch):
+    read = []
+    monkeypatch.setattr(text, "_english_numbers", text.Remembered(lambda part: read.append(part) or "N"))
+    sentence = "we sold the lamp for twenty five dollars and six cents but kept the other one and a half"
+    assert text.normalise(sentence, "en") == "we sold the lamp for N but kept the other N"
+    assert text.normalise("there was a dog and a half in it", "en") == "there was a N in it"
+    assert read == ["twenty five dollars and six cents", "one and a half", "dog and a half"]
+
+
 PIECES = [
     "ﬁne",
     "(a",
@@ -97,6 +135,38 @@ def test_the_basic_normaliser_remembers_words_and_changes_nothing(sentence):
     whole = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]*\)", " ", whole)
     whole = "".join(" " if unicodedata.category(c)[0] in "SPC" else c for c in whole)
     assert text._basic(sentence) == " ".join(whole.split())
+
+
+MIXED = "我們買coffee, （旁 白） [x y] 繁體 Café < ½ e\u0301 أَهْلاً ٱل مـر ١٢% a@b \u064bا".split()  # noqa: SIM905
+
+
+@given(st.lists(st.sampled_from(MIXED), max_size=6).map(" ".join) | st.text(max_size=30))
+def test_units_and_normalised_texts_by_the_word_are_those_of_the_whole_text(sentence):
+    import unicodedata
+
+    folded = text.fold_chinese(text._basic(sentence))
+    assert text.normalise(sentence, "zh") == folded
+    assert text.mixed_units(sentence) == text.UNIT.findall(folded)
+    assert text.words(sentence, "ja") == text.SINGLE.findall(sentence)
+    arabic = unicodedata.normalize("NFC", sentence).translate(text.ALEFS).translate(text.ARABIC_DIGITS)
+    arabic = text.MARKS.sub("", arabic.replace(text.TATWEEL, ""))
+    assert text.normalise(sentence, "ar") == " ".join(text.ARABIC_DROPPED.sub(" ", arabic).split())
+
+
+def test_words_are_remembered_up_to_a_number_and_a_length(monkeypatch):
+    monkeypatch.setattr(text, "WORDS_KEPT", 2)
+    made = []
+    table = text.Remembered(lambda word: made.append(word) or word.upper())
+    long = "x" * 41
+    assert [table[word] for word in ("a", "b", "a", long, long, "c", "a")] == [*"ABA", *[long.upper()] * 2, *"CA"]
+    assert made == ["a", "b", long, long, "c", "a"]  # full at c: all is forgotten
+    assert set(table) == {"a", "c"}
+
+
+@given(st.text(alphabet="aб買क1 ؟", max_size=20))
+def test_letters_of_a_script_are_counted_one_by_one(sentence):
+    assert sum(text.scripts(sentence).values()) == sum(c.isalpha() for c in sentence)
+    assert text.scripts(sentence) == sum((text.scripts(c) for c in sentence), start=text.scripts(""))
 
 
 def test_scripts_are_told_by_their_letters():

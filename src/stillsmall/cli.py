@@ -102,11 +102,17 @@ def ablations(name: str | None, params: Path) -> None:
 
 
 @main.command()
+@click.option("--quick", is_flag=True, help="Only what params.yaml says and names; silent where all of it is there.")
 @PARAMS
-def doctor(params: Path) -> None:
+def doctor(quick: bool, params: Path) -> None:
     """What this machine has and lacks; exit code 1 if something lacks that the pipeline cannot do without."""
     from stillsmall import doctor as room
 
+    if quick:
+        found = room.lacking(Path.cwd(), params)
+        for finding in found:
+            click.echo(f"{finding.what}: {finding.detail}", err=True)
+        sys.exit(USAGE_FAULT if found else 0)
     findings = room.examine(Path.cwd(), params)
     room.show(findings)
     if any(finding.state == "lacks" for finding in findings):
@@ -150,7 +156,7 @@ def transcribe(
 @main.command()
 @click.option("--hours", type=click.FloatRange(min=0), help="Hours of training audio; without it: those at hand.")
 @click.option("--rate", "rates", multiple=True, metavar="STAGE=X", help="Times real time (distill: steps a second).")
-@click.option("--measure", is_flag=True, help="Measure teacher and validator, as configured, on a few clips.")
+@click.option("--measure", is_flag=True, help="Measure preparation, teacher and validator on a few clips.")
 @click.option(
     "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many clips to measure on."
 )

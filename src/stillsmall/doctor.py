@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from stillsmall import cache, config, tracking
+from stillsmall.plugins import UnknownName, nearest, require
 
 GB = 1 << 30
 ENVIRONMENT_GB = 8.0  # free disk that `uv sync` of the whole stack wants (6.4 GB stay)
@@ -55,6 +57,11 @@ def examine(root: Path, params: Path) -> list[Finding]:
         except Exception as error:
             findings.append(Finding(type(error).__name__, "lacks", str(error)))
     return findings
+
+
+def lacking(root: Path, params: Path) -> list[Finding]:
+    """What keeps the pipeline from starting: parameters, folders and models that they name. Quick; imports no torch."""
+    return [finding for finding in _parameters(root, params, ()) if finding.state == "lacks"]
 
 
 def show(findings: list[Finding]) -> None:
@@ -159,20 +166,46 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _parameters(root: Path, path: Path) -> Iterator[Finding]:
-    from stillsmall import recipes
-    from stillsmall.plugins import UnknownName
+def _parameters(root: Path, path: Path, changed: Iterable[str] | None = None) -> Iterator[Finding]:
+    """The parameters, of which `changed` are looked at closely (None: all), and what they name."""
+    from stillsmall import recipes, teachers
 
     try:
         tree = config.read_yaml(path)
-        recipes.check(tree)
+        recipes.check(tree, changed)
+        params = config.load(path)
+        for role, section in (*_models(params).items(), ("evaluate", params.evaluate)):
+            require(teachers.TABLE, section.backend, f"{role}.backend")
     except (config.ConfigError, UnknownName) as error:
         yield Finding(path.name, "lacks", str(error))
         return
     yield Finding(path.name, "ok", "every value is of its kind, every name is known")
-    params = config.load(path)
-    for role, section in (("pseudo_label", params.pseudo_label), ("validate", params.validate_)):
-        yield _model(root, params.models.root, role, section)
+    yield _folder(root, "data.root", params.data.root, "put your speech there, or name its folder")
+    models = _folder(root, "models.root", params.models.root, "name the folder that holds your models")
+    yield models
+    if models.state == "ok":
+        for role, section in _models(params).items():
+            yield _model(root, params.models.root, role, section)
+
+
+def _models(params: config.Params) -> dict[str, config.Transcribe]:
+    return {"pseudo_label": params.pseudo_label, "validate": params.validate_}
+
+
+def _folder(root: Path, name: str, given: str, advice: str) -> Finding:
+    """A folder that DVC watches: without it, DVC itself would stop with an error number and no name."""
+    if (root / given).is_dir():
+        return Finding(name, "ok", given)
+    is_file = "that is no folder" if (root / given).exists() else "there is no such folder"
+    near = _near((root / given).parent, Path(given).name)
+    hint = f"did you mean '{Path(given).parent / near}'?" if near else f"{advice}:"
+    return Finding(name, "lacks", f"got '{given}'; {is_file}; {hint} stillsmall use {name}=FOLDER")
+
+
+def _near(parent: Path, name: str) -> str | None:
+    """The folder in `parent` whose name is nearest."""
+    names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def _model(root: Path, models: str, role: str, section: config.Transcribe) -> Finding:
@@ -183,12 +216,18 @@ def _model(root: Path, models: str, role: str, section: config.Transcribe) -> Fi
             state: State = "ok" if section.revision else "lacks"
             missing = "" if section.revision else f"; give its commit as {role}.revision"
             return Finding(what, state, f"{section.model} of the hub: fetched when it is needed{missing}")
-        return Finding(what, "lacks", f"no folder '{section.model}' in models.root ({models})")
+        have = [path.name for path in sorted((root / models).iterdir()) if (path / "config.json").is_file()]
+        return Finding(what, "lacks", f"no folder '{section.model}' in models.root ({models}); {_names(section, have)}")
     lacking = [name for name, have in _parts(folder).items() if not have]
     if lacking:
         return Finding(what, "lacks", f"{folder} has no {', '.join(lacking)}")
     size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) / (1 << 20)
     return Finding(what, "ok", f"{folder}, {size:.1f} MB")
+
+
+def _names(section: config.Transcribe, have: list[str]) -> str:
+    hub = "a hub id has an owner: OWNER/NAME"
+    return f"{nearest(section.model, have)}; {hub}" if have else f"it holds no model; {hub}"
 
 
 def _parts(folder: Path) -> dict[str, Any]:

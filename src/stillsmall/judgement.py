@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ SECONDS_PER_HOUR = 3600
 CURVES = ("domain", "score", "threshold", "kept_share", "kept_hours", "label_wer")
 ROC = ("domain", "score", "wer_above", "false_positive_rate", "true_positive_rate")
 DOMAINS = ("domain", "of", "name", "wer_above", "labels", "wrong", "auc", "low", "high", "precision", "recall", "f1")
+DIGITS = 4  # behind the point, of what the curves hold
+STRAIGHT = 0.001  # of a rate: what lies less off a line is on it
 Numbers = NDArray[np.float64]
 Json = dict[str, Any]
 
@@ -115,7 +118,7 @@ def write(scores: Path, rules: Rules, config: Judgement, paths: Paths) -> None:
     _csv(paths.domains, DOMAINS, (row for name, found in domains.items() for row in flat(name, found)))
     size = {name: config.curve_points if name == ALL else config.domain_points for name in parts}
     _csv(paths.curves, CURVES, (row for n, part in parts.items() for row in curves(n, part, size[n])))
-    _csv(paths.roc, ROC, (row for n, part in parts.items() for row in rocs(n, part, config.wer_above, size[n])))
+    _csv(paths.roc, ROC, rocs(ALL, labels, config.wer_above, config.curve_points))  # of a domain, its AUC is enough
 
 
 def take(table: pa.Table, rules: Rules) -> Labels:
@@ -248,16 +251,16 @@ def curves(domain: str, labels: Labels, points: int) -> Iterator[tuple[Any, ...]
         sums = [np.cumsum(part[order])[ends] for part in (labels.hours, labels.errors, labels.words)]
         limits = values[order][ends] * (1 if SCORES[name] else -1)
         for end, limit, hours, errors, words in zip(ends, limits, *sums, strict=True):
-            share = round((int(end) + 1) / len(labels), 4)
-            yield domain, name, f"{limit:.6g}", share, round(hours, 5), round(errors / words, 5) if words else None
+            rate = short(errors / words) if words else None
+            yield domain, name, f"{limit:.4g}", short((int(end) + 1) / len(labels)), short(hours), rate
     kept = ~labels.flags[WHOLE]
     if kept.any() and labels.words[kept].sum():
         hours, wer = float(labels.hours[kept].sum()), labels.errors[kept].sum() / labels.words[kept].sum()
-        yield domain, WHOLE, None, round(float(kept.mean()), 4), round(hours, 5), round(float(wer), 5)
+        yield domain, WHOLE, None, short(kept.mean()), short(hours), short(wer)
 
 
 def rocs(domain: str, labels: Labels, limits: Iterable[float], points: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of ROC, wherever there are both wrong and right labels."""
+    """Rows of ROC, wherever there are both wrong and right labels: the corners of the curve."""
     from sklearn.metrics import roc_curve
 
     for limit in limits:
@@ -266,8 +269,31 @@ def rocs(domain: str, labels: Labels, limits: Iterable[float], points: int) -> I
             wrong = labels.wer[have] > limit
             if wrong.any() and not wrong.all():
                 falsely, truly, _ = roc_curve(wrong, np.unique(values[have], return_inverse=True)[1])
-                for at in _thinned(np.arange(len(falsely)), points):
-                    yield domain, name, limit, round(float(falsely[at]), 4), round(float(truly[at]), 4)
+                places = _thinned(np.arange(len(falsely)), points)
+                for x, y in corners(falsely[places], truly[places]):
+                    yield domain, name, f"{limit:g}", short(x), short(y)
+
+
+def corners(x: Numbers, y: Numbers) -> list[tuple[float, float]]:
+    """A line without the points that lie within STRAIGHT of the straight way between their neighbours."""
+    found: list[tuple[float, float]] = []
+    for point in zip(x.tolist(), y.tolist(), strict=True):
+        while len(found) > 1 and _beside(found[-2], found[-1], point) < STRAIGHT:
+            found.pop()
+        found.append(point)
+    return found
+
+
+def _beside(start: tuple[float, float], middle: tuple[float, float], end: tuple[float, float]) -> float:
+    """How far the middle lies from the straight line between the others."""
+    across, up = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(across, up)
+    return abs(across * (middle[1] - start[1]) - up * (middle[0] - start[0])) / length if length else 0.0
+
+
+def short(value: float) -> str:
+    """A number as a table holds it, to DIGITS behind the point, without the zeros that say nothing."""
+    return f"{float(value):.{DIGITS}f}".rstrip("0").rstrip(".")
 
 
 def _thinned(places: NDArray[np.int64], most: int) -> NDArray[np.int64]:

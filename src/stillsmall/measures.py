@@ -76,10 +76,8 @@ def agreement(
     teacher: Sequence[str], validator: Sequence[str], languages: Sequence[str], units: Units, config: Score
 ) -> Columns:
     """Distances to the validator, which is the reference (K2D 2407.10603, section 3), and the loops of both."""
-    loops = {
-        text: metrics.repeats_units(found, config.repetition_ngram, config.repetition_max)
-        for text, found in units.items()
-    }
+    flagged = metrics.loops(list(units.values()), config.repetition_ngram, config.repetition_max)
+    loops = dict(zip(units, flagged, strict=True))
     keys = {*zip(teacher, languages, strict=True), *zip(validator, languages, strict=True)}
     said = {(text, language): phonemes.of_units(units[text], language) for text, language in keys}
     found: Columns = {"teacher_repeats": [loops[text] for text in teacher]}

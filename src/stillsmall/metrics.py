@@ -15,6 +15,9 @@ from rapidfuzz.distance import Levenshtein
 
 from stillsmall import text as texts
 
+PRIME, OWNER = 0x9E3779B1, 0x85EBCA6B  # odd multipliers that spread n-grams and texts over all buckets
+BUCKET_BITS = 17  # of a table of counts: an audio shard's labels have some ten thousand n-grams
+
 
 @dataclass(frozen=True)
 class ErrorCounts:
@@ -101,6 +104,27 @@ def repeats_units(units: Sequence[str], ngram: int, most: int) -> bool:
     if len(grams) - len(set(grams)) < most:  # one n-gram more than `most` times is `most` doubles at least
         return False
     return any(n > most for n in Counter(grams).values())
+
+
+def loops(texts_units: Sequence[Sequence[str]], ngram: int, most: int) -> list[bool]:
+    """`repeats_units` of many texts that are split into mixed units, at a fraction of its cost."""
+    import numpy as np
+
+    folded = ["".join(units) for units in texts_units]
+    sizes = np.array([len(text) for text in folded])
+    codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    found = [False] * len(folded)
+    if len(codes) < ngram:
+        return found
+    grams = codes[: len(codes) - ngram + 1]  # rolled into one number each; what overlaps two texts does no harm
+    for shift in range(1, ngram):
+        grams = grams * PRIME + codes[shift : len(codes) - ngram + 1 + shift]
+    owners = np.repeat(np.arange(len(folded), dtype=np.uint32), sizes)[: len(grams)]
+    places = (grams * PRIME + owners * OWNER) >> (32 - BUCKET_BITS)
+    crowded = np.bincount(places, minlength=1 << BUCKET_BITS) > most  # no n-gram is often where its bucket is not
+    for number in np.unique(owners[crowded[places]]).tolist():
+        found[number] = repeats_units([folded[number]], ngram, most)
+    return found
 
 
 def composite(teacher_repeats: bool, validator_repeats: bool, per: float | None) -> float | None:

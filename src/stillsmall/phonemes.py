@@ -25,6 +25,7 @@ SEPARATED_IPA = ord("_") << 8 | IPA
 NOT_SAID = re.compile(r"\([a-z-]+\)|[0-9ˈˌ|]")  # changes of language, tones, stress, pauses
 TONAL = frozenset({"cmn", "yue", "hak", "th", "vi"})  # espeak turns the 3 of their tones into an IPA letter
 KEPT = 1 << 17  # pronunciations that are remembered, words and runs of Chinese alike
+LANGUAGES = 8  # whose words are remembered apart
 LONGEST = 32  # characters looked up at once: espeak cuts what is longer than its buffers, and loops are long
 VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "jw": "jv", "fr": "fr", "tl": "fil"}  # elsewhere, the code itself
 SPELLED = frozenset({"ja", "ko"})  # espeak calls every Chinese character of these "Chinese letter": each is itself
@@ -62,10 +63,13 @@ def of_text(text: str, language: str) -> list[str]:
 
 def of_units(units: Sequence[str], language: str) -> list[str]:
     """The phonemes of a text's mixed units: a run of Chinese characters is read as a phrase, other units by word."""
+    known = _words(language)
+    heard = [known[unit] for unit in units]
+    if None not in heard:
+        return list(itertools.chain.from_iterable(heard))  # type: ignore[arg-type]
     found: list[str] = []
     run = ""
-    for unit in units:
-        said = _word(unit, language)
+    for unit, said in zip(units, heard, strict=True):
         if said is None:
             run += unit
             continue
@@ -75,10 +79,10 @@ def of_units(units: Sequence[str], language: str) -> list[str]:
     return found + _cut(run, language)
 
 
-@functools.lru_cache(KEPT)
-def _word(unit: str, language: str) -> list[str] | None:
-    """The phonemes of a unit that is read by itself; None for a Chinese character."""
-    return None if texts.HAS_HAN.match(unit) else _cut(unit, language)
+@functools.lru_cache(LANGUAGES)
+def _words(language: str) -> texts.Remembered[list[str] | None]:
+    """The phonemes of each unit that is read by itself; None for a Chinese character."""
+    return texts.Remembered(lambda unit: None if texts.HAS_HAN.match(unit) else _cut(unit, language))
 
 
 def _cut(part: str, language: str) -> list[str]:

@@ -1,12 +1,14 @@
 """What a run will cost, before it starts: hours of audio, compute hours, disk and money, with the working shown.
 
 Every line is a formula over measured rates. A rate is given, measured on a few clips here and now, or taken from
-metrics/speed.json; where a rate stands in for another one, the line says so.
+metrics/speed.json; where a rate stands in for another one, the line says so. (Other metrics hold no seconds: they are
+the same bytes on every machine.)
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stillsmall import audio, labelling, manifest
+from stillsmall import audio, labelling, manifest, sources
 from stillsmall.config import Params
 from stillsmall.plugins import nearest
+from stillsmall.sources import shards
+from stillsmall.sources.base import Place
+from stillsmall.sources.shards import Settings
 from stillsmall.teachers.base import Clip
 
 STAGES = ("prepare", "pseudo_label", "validate", "distill", "evaluate")
@@ -24,6 +29,10 @@ SECONDS_PER_HOUR = 3600
 PCM_BYTES_PER_S = 2 * audio.SAMPLE_RATE  # 16 bit, 16 kHz, mono
 FLAC_SHARE = 0.6  # of PCM, for speech
 LABEL_BYTES_PER_HOUR = 1_000_000  # text, tokens and measures of about 1,000 labels, compressed
+HOW = {  # where a rate comes from that --measure does not measure
+    "distill": "run some steps of `dvc repro distill`, count them a second, then",
+    "evaluate": "metrics/speed.json of a finished run has it, or",
+}
 CLIP_S = 4.0  # of a made-up clip to measure with, where there is no audio
 
 
@@ -136,6 +145,32 @@ def measure(params: Params, split: Path, clips: int) -> dict[str, Rate]:
     return found
 
 
+def measure_preparation(params: Params, root: Path, clips: int) -> dict[str, Rate]:
+    """The rate of `prepare` on the first `clips` items of its first source of training audio, decoded afresh.
+
+    One process does it, and counts for `prepare.workers` of them. Nothing where no item of it can be prepared.
+    """
+    section = params.prepare
+    source = next((source for source in sources.load(section.sources) if source.split == "train"), None)
+    if source is None:
+        return {}
+    limits = {name: getattr(section, name) for name in ("min_duration_s", "max_piece_s", "silence_dbfs")}
+    plan = source.plan(Place(root / params.data.root, f"prepare.sources ('{source.name}')", clips))
+    held: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(scratch, source.name, "train", clips, **limits)
+        start = time.perf_counter()
+        for batch in plan.batches:
+            held += [row["duration_s"] for row in shards.make(batch, settings).utterances]
+            if len(held) >= clips:
+                break
+        took = time.perf_counter() - start
+    if not held:
+        return {}
+    origin = f"measured on {len(held)} clips of source '{source.name}', times {section.workers} processes"
+    return {"prepare": Rate(section.workers * sum(held) / took, origin)}
+
+
 def _some(split: Path, count: int) -> tuple[list[Clip], str]:
     if (split / "manifest.parquet").is_file():
         for job in labelling.utterances(split):
@@ -165,12 +200,16 @@ def make(
             unit, size = "x real time", amount if stage != "evaluate" else (test_hours or 0.0)
             formula, time_h = f"{size:,.1f} h of audio", size / rate.value if rate else None
         if rate is None:
-            how = "distill=STEPS_A_SECOND" if stage == "distill" else f"{stage}=TIMES_REAL_TIME"
-            lines.append(Line(stage, f"{formula} / ? (no rate is known: --rate {how})", None))
+            how = f"{HOW.get(stage, '--measure, or')} {_word(stage)}"
+            lines.append(Line(stage, f"{formula} / ? (no rate is known: {how})", None))
             continue
         unit = "steps/s" if unit == "steps" else unit
         lines.append(Line(stage, f"{formula} / {rate.value:,.4g} {unit} ({rate.origin})", time_h))
     return Plan(amount, origin, tuple(lines), _disk(params, amount), price_per_hour)
+
+
+def _word(stage: str) -> str:
+    return "--rate distill=STEPS_A_SECOND" if stage == "distill" else f"--rate {stage}=TIMES_REAL_TIME"
 
 
 def _disk(params: Params, hours: float) -> tuple[tuple[str, str, float], ...]:
@@ -217,7 +256,9 @@ def planned(
     price_per_hour: float | None,
 ) -> Plan:
     """Puts it together: hours, rates (measuring on `clips` clips if a number is given), and the plan."""
-    measured = measure(params, root / "data/prepared/train", clips) if clips else {}
+    measured: dict[str, Rate] = {}
+    if clips:
+        measured = measure_preparation(params, root, clips) | measure(params, root / "data/prepared/train", clips)
     known = rates(given, measured, root / "metrics/speed.json")
     test = root / "data/prepared/test/manifest.parquet"
     test_hours = None
