@@ -26,7 +26,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = corpus(tmp_path_factory.mktemp("taught"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "ROOT", folder / "cache")
-        learner = {"student.decoder_layers": None, "student.freeze_encoder": False, "distill.steps": 80}
+        learner = {"student.decoder_layers": None, "student.freeze_encoder": False, "distill.steps": 120}
         distill(folder, "teacher", objective="ce", **learner)
     shutil.rmtree(folder / "models/teacher")
     (folder / "teacher/student").rename(folder / "models/teacher")
