@@ -134,3 +134,16 @@ def test_the_documented_line_turns_common_voices_table_into_a_source(tmp_path: P
     assert [row["audio_filepath"] for row in rows] == ["clips/a.mp3", "clips/b.mp3"]
     assert [row["sentence"] for row in rows] == ['एक "दो', "तीन"]
     assert len(list(csv.DictReader(io.StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE))) == len(rows)
+
+
+def test_askd_leans_on_the_teacher_up_to_seven_tenths_and_then_on_itself(params: Path) -> None:
+    recipes.use([recipes.read("askd", ROOT / "recipes")], params)
+    loaded = config.load(params)
+    found = loaded.objectives["askd"]
+    assert loaded.distill.objective == "askd" and found["mode"] == "subsequent"
+    assert (found["lam"]["end"], found["lam"]["until"], found["mu"]["begin"], found["mu"]["end"]) == (
+        0.0,
+        0.7,
+        0.7,
+        0.5,
+    )
