@@ -147,3 +147,14 @@ def test_askd_leans_on_the_teacher_up_to_seven_tenths_and_then_on_itself(params:
         0.7,
         0.5,
     )
+
+
+@pytest.mark.parametrize("name", ["adakd_hindi_whisper", "adakd_hindi_wav2vec2"])
+def test_adakd_goes_from_easy_to_hard_samples_of_hindi(name: str, params: Path) -> None:
+    recipes.use([recipes.read(name, ROOT / "recipes")], params)
+    loaded = config.load(params)
+    found = loaded.objectives["adakd"]
+    assert loaded.distill.objective == "adakd" and found["arm"] == "progressive"
+    assert found["k"]["start"] > 0 > found["k"]["end"]
+    assert {source["language"] for source in loaded.prepare.sources} == {"hi"}
+    assert loaded.pseudo_label.language == loaded.evaluate.language == "hi"
