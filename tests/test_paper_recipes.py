@@ -120,6 +120,10 @@ def test_the_published_figures_that_define_the_recipes(params: Path) -> None:
     assert arabic.student.decoder_layers == 16
     assert (k2d.filters["agreement"]["measure"], k2d.filters["agreement"]["max_distance"]) == ("composite", 0.4)
     assert (k2d.score.repetition_ngram, k2d.score.repetition_max) == (6, 5)
+    for found in (whisper, k2d):
+        assert (found.distill.betas, found.distill.weight_decay) == ([0.9, 0.999], 0.0)
+    assert k2d.student.language_embedding and k2d.student.freeze == ["positions"]
+    assert [mean.model_dump() for mean in k2d.student.language_embedding] == [{"token": "zh", "mean_of": ["zh", "en"]}]
     for found in (whisper, k2d, arabic):
         assert found.objectives["kd"] == {"ce_weight": 0.8, "kl_weight": 1.0, "temperature": 2.0}
 
