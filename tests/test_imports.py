@@ -20,6 +20,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"plugins", "cache", "progress", "stage", "processes"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
+    {"ctc"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"families", "sample_table"},
@@ -32,7 +33,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 ]
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
-    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
+    *{"compute", "ctc", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{
         "families",
         "sample_table",
