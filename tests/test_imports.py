@@ -24,6 +24,7 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"families", "sample_table"},
+    {"pairing"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
     {"teacher_outputs", "tracking", "lineage"},
     {"training"},
@@ -33,7 +34,8 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
 ]
 MLFLOW = {"tracking", "registry", "serving"}
 TORCH = {
-    *{"compute", "ctc", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
+    *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
+    *{"ctc", "pairing"},
     *{
         "families",
         "sample_table",

@@ -17,7 +17,8 @@ def teacher(tmp_path_factory):
 
 
 def config(encoder=None, decoder=2, freeze=True):
-    return Student(encoder_layers=encoder, decoder_layers=decoder, freeze_encoder=freeze, save_dtype="float32")
+    shape = {"encoder_layers": encoder, "decoder_layers": decoder, "freeze_encoder": freeze, "save_dtype": "float32"}
+    return Student(model=None, revision=None, **shape)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,12 @@ def tokenizer(folder: Path, vocabulary: list[str] = UPPER) -> Any:
 
 
 def ctc(
-    folder: Path, kind: str = "wav2vec2", norm: str = "layer", seed: int = 0, vocabulary: list[str] = UPPER, **shape: Any
+    folder: Path,
+    kind: str = "wav2vec2",
+    norm: str = "layer",
+    seed: int = 0,
+    vocabulary: list[str] = UPPER,
+    **shape: Any,
 ) -> Path:
     """Writes a model folder that loads like any CTC model: 3 layers of 32, a frame every 20 ms (320 samples)."""
     tok = tokenizer(folder, vocabulary)

@@ -146,6 +146,8 @@ class Filter(Section):
 
 
 class Student(Section):
+    model: str | None
+    revision: str | None
     encoder_layers: Positive | list[int] | None
     decoder_layers: Positive | list[int] | None
     freeze_encoder: bool

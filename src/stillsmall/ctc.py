@@ -6,6 +6,7 @@ Graves et al. 2006: a model that gives, for each frame of the audio, a distribut
 from __future__ import annotations
 
 import contextlib
+import itertools
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,10 +44,10 @@ class Units:
         special = {*tokenizer.all_special_tokens} - {delimiter}
         ids = {t: i for t, i in tokenizer.get_vocab().items() if t not in special}
         ids = {" " if token == delimiter else token: number for token, number in ids.items()}
-        blank = model_config.pad_token_id
-        if not ids or max(ids.values()) >= model_config.vocab_size or tokenizer.pad_token_id != blank:
+        blank, highest = model_config.pad_token_id, max(ids.values(), default=-1)
+        if not 0 <= highest < model_config.vocab_size or tokenizer.pad_token_id != blank:
             raise ModelError(
-                f"{path}.model: the tokenizer has {len(ids)} units with ids up to {max(ids.values(), default=None)} and "
+                f"{path}.model: the tokenizer has {len(ids)} units with ids up to {highest} and "
                 f"the blank {tokenizer.pad_token_id}; the model has {model_config.vocab_size} outputs and the blank "
                 f"{blank}; they do not belong together: copy in the tokenizer that the model was trained with"
             )
@@ -102,7 +103,7 @@ class Units:
 
 def needed(ids: Sequence[int]) -> int:
     """Frames that an alignment of the units takes at least: one each, and a blank between two that are the same."""
-    return len(ids) + sum(a == b for a, b in zip(ids, ids[1:], strict=False))
+    return len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
 
 
 def frames(config: Any, samples: int) -> int:
@@ -126,7 +127,7 @@ def load(source: str, revision: str | None, dtype: torch.dtype, path: str) -> An
     where = {"revision": revision} if revision and not Path(source).is_dir() else {}
     model: Any = AutoModelForCTC.from_pretrained(source, dtype=dtype, **where)
     if getattr(model.config, "add_adapter", False):
-        raise ModelError(f"{path}.model: {source} has convolutions after its encoder (add_adapter); it is not supported")
+        raise ModelError(f"{path}.model: {source} has layers after its encoder (add_adapter): not supported")
     return model.requires_grad_(False).eval()
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,18 @@ from stillsmall import data as training_data
 from stillsmall.config import ConfigError, Params
 from stillsmall.data import Example, TargetMaker
 from stillsmall.encoder_states import EncoderStates, audio_digest
-from stillsmall.families.base import Family, family_of
+from stillsmall.families.base import Family
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
+from stillsmall.pairing import Pair, pair
 from stillsmall.progress import progress
 from stillsmall.teacher_outputs import LiveTeachers
 from stillsmall.training import Trainer
 
 CODE = (
     *("training", "checkpoints", "sample_table", "data", "packing", "encoder_states", "teacher_outputs", "student"),
-    *("whisper_tokens", "families.base"),
+    *("whisper_tokens", "ctc", "pairing", "families.base"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
 )
 
@@ -53,24 +54,21 @@ def distill(params: Params, paths: Paths) -> None:
     compute.quiet()
     compute.set_threads(params.run.threads)
     objective = build(params.objectives, params.distill.objective)
-    at = params.pseudo_label
-    source, revision = compute.locate(params.models.root, at.model, at.revision, "pseudo_label")
-    family = family_of(source, at.revision, "pseudo_label")
-    teacher, processor = family.load(source, at.revision, "pseudo_label")
-    teacher.to(compute.device(params.distill.device))
-    learner = family.build(teacher, params.student)
-    targets = family.targets(params, teacher, processor)
+    models = pair(params, objective)
+    targets = models.family.targets(params, models.base, models.processor)
     found, skipped = usable(params, paths, targets)
     chosen = params.objectives.get(params.distill.objective)
     identity = [params.distill.model_dump(), chosen, params.student.model_dump(), params.run.model_dump()]
     audio = audio_digest(paths.split)
-    code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
-    key = cache.digest([identity, revision, audio, cache.file_digest(paths.kept), code])
-    hearing = Hearing(params, family, processor, training_data.Audio(paths.split, found), audio)
+    code = cache.code_digest(
+        *(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(models.family).__module__
+    )
+    key = cache.digest([identity, models.revisions, audio, cache.file_digest(paths.kept), code])
+    hearing = Hearing(params, models.family, models.processor, training_data.Audio(paths.split, found), audio)
     batches = training_data.Batches(found, targets, params.distill.batch_size)
-    trainer = assemble(hearing, (teacher, learner), objective, batches, cache.ROOT / "distill" / key)
+    trainer = assemble(hearing, models, objective, batches, cache.ROOT / "distill" / key)
     rows = trainer.run()
-    _write(params, paths, trainer, processor, rows, skipped)
+    _write(params, paths, trainer, models.processor, rows, skipped)
 
 
 def check(params: Params) -> None:
@@ -127,17 +125,18 @@ class Hearing:
 
 
 def assemble(
-    hearing: Hearing, models: tuple[Any, Any], objective: Objective, batches: training_data.Batches, folder: Path
+    hearing: Hearing, models: Pair, objective: Objective, batches: training_data.Batches, folder: Path
 ) -> Trainer:
     """The trainer, with encoder states computed once wherever an encoder does not change."""
-    params, family, (teacher, learner) = hearing.params, hearing.family, models
-    taught = {"teacher", "teachers"} & objective.needs
-    teacher_states = hearing.states(teacher) if taught else None
+    params, family, teacher, learner = hearing.params, hearing.family, models.teacher, models.student
+    theirs = hearing if models.relatives else replace(hearing, processor=models.teacher_processor)
+    teacher_states = theirs.states(teacher) if teacher else None
     own = None
     if params.student.freeze_encoder:
-        shared = teacher_states and student.shares_encoder(params.student, teacher.config.encoder_layers)
+        same = teacher_states and models.relatives
+        shared = same and student.shares_encoder(params.student, models.base.config.encoder_layers)
         own = teacher_states if shared else hearing.states(learner)
-    objective.attach(learner, teacher if taught else None)
+    objective.attach(learner, teacher)
     return Trainer(
         config=params.distill,
         seed=params.run.seed,
@@ -147,7 +146,7 @@ def assemble(
         batches=batches,
         hear=hearing,
         folder=folder,
-        teacher=LiveTeachers(family, [teacher], [teacher_states], hearing) if taught else None,
+        teacher=LiveTeachers(family, [teacher], [teacher_states], theirs) if teacher else None,
         student_states=own,
     )
 

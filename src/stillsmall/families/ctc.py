@@ -44,8 +44,8 @@ class CtcFamily:
         """
         if config.decoder_layers is not None:
             raise ConfigError(
-                f"student.decoder_layers: got {config.decoder_layers}; a {base.config.model_type} model has no decoder; "
-                "give null"
+                f"student.decoder_layers: got {config.decoder_layers}; a {base.config.model_type} model has no "
+                "decoder; give null"
             )
         layers = student.chosen_layers(config.encoder_layers, base.config.num_hidden_layers, "student.encoder_layers")
         shape = copy.deepcopy(base.config)
