@@ -150,7 +150,7 @@ def speed(params: Params, split: Path, student: Path) -> dict[str, Any]:
     for name, how in who(params, student).items():
         one = Labelling(how.config.model_copy(update={"batch_size": 1}), how.run, how.models_root, how.path)
         made[name] = one.teacher()
-    clips = _some_clips(split, params.evaluate.speed_clips, made["teacher"].window_s)
+    clips = _some_clips(split, params.evaluate.speed_clips, min(system.window_s for system in made.values()))
     seconds = sum(clip.duration_s for clip in clips)
     took: dict[str, list[float]] = {name: [] for name in SYSTEMS}
     for name in SYSTEMS:

@@ -172,7 +172,7 @@ def refuse(config: Transcribe, path: str) -> None:
         if (given := getattr(config, name)) != only:
             raise ConfigError(
                 f"{path}.{name}: got {given!r}; {config.model} is a CTC model, which is decoded greedily, frame by "
-                f"frame; give {'null' if only is None else only!r}"
+                f"frame; give {'null' if only is None else repr(only)}"
             )
     if config.language == "detect":
         raise ConfigError(
