@@ -97,7 +97,7 @@ def spoken(folder, monkeypatch, path, **changes):
     for at, unit in enumerate(path):
         logits[0, at, {"-": 0, " ": 4}.get(unit, 5 + ord(unit) - ord("A"))] = 20.0
     monkeypatch.setattr(ctc, "forward", lambda *_: (logits, None))
-    (row,) = judge.transcribe([Clip("c", tone((len(path) - 1) * 0.02 + 0.03), "en")])[0]
+    (row,) = judge.transcribe([Clip("c", tone((len(path) - 1) * 0.02 + 0.035), "en")])[0]
     return row
 
 
