@@ -39,11 +39,28 @@ def who(params: Params, student: Path) -> dict[str, Labelling]:
         **decode,
     }  # the failed count as unheard
     models = {"teacher": (params.pseudo_label.model, params.pseudo_label.revision), "student": (str(student), None)}
+    found = {}
+    for name, (model, revision) in models.items():
+        how = {**common, **_without_decoder(params, model, revision)}
+        config = Transcribe(model=model, revision=revision, **how)
+        found[name] = Labelling(config, params.run, params.models.root, "evaluate")
+    return found
+
+
+def _without_decoder(params: Params, model: str, revision: str | None) -> dict[str, Any]:
+    """What differs for a CTC model, so that a Whisper model beside it decodes as it is asked to; else nothing."""
+    from stillsmall import compute, ctc
+
+    if compute.model_type(params.models.root, model, revision) not in ctc.KINDS:
+        return {}
+    spoken = params.evaluate.language
     return {
-        name: Labelling(
-            Transcribe(model=model, revision=revision, **common), params.run, params.models.root, "evaluate"
-        )
-        for name, (model, revision) in models.items()
+        "backend": "transformers",
+        "num_beams": 1,
+        "temperatures": [0.0],
+        "condition_on_previous_text": False,
+        "max_new_tokens": None,
+        "language": "per_utterance" if spoken == "detect" else spoken,
     }
 
 

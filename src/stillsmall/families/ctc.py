@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,19 @@ class CtcFamily:
         assert heard is not None and batch.frames is not None
         lengths = [min(ctc.samples(model.config, n), heard.shape[1]) for n in batch.frames.tolist()]
         return Output(*ctc.forward(model, heard, lengths, hidden))
+
+    @torch.no_grad()
+    def transcribe(
+        self, model: Any, processor: Any, heard: Tensor, languages: Sequence[str], params: Params
+    ) -> list[str]:
+        """Greedy text of waveforms (B, samples); the zeros at the end of a row are padding."""
+        units = Units.of(processor.tokenizer, model.config, "student")
+        last = (heard != 0).cumsum(1).argmax(1) + 1
+        lengths = [max(ctc.samples(model.config, 1), n) for n in last.tolist()]
+        best = ctc.forward(model, heard, lengths)[0].argmax(-1).tolist()
+        paths = [row[: ctc.frames(model.config, n)] for row, n in zip(best, lengths, strict=True)]
+        joined = ([token for token, _ in itertools.groupby(path) if token != units.blank] for path in paths)
+        return [units.text(tokens) for tokens in joined]
 
     def vocabulary(self, processor: Any) -> dict[str, int]:
         found: dict[str, int] = processor.tokenizer.get_vocab()
