@@ -101,6 +101,12 @@ def test_a_tokenizer_of_another_model_is_refused(processor, model):
 
     with pytest.raises(ModelError, match=r"student\.model: the tokenizer has 28 units with ids up to 31.*20 outputs"):
         Units.of(processor.tokenizer, Config, "student")
+
+    class Phonemes:
+        phonemize = None
+
+    with pytest.raises(ModelError, match="its units are phonemes"):
+        Units.of(Phonemes, Config, "student")
     Config.vocab_size, Config.pad_token_id = 32, 7
     with pytest.raises(ModelError, match=r"the blank 0; .*the blank 7"):
         Units.of(processor.tokenizer, Config, "student")

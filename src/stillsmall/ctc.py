@@ -40,6 +40,8 @@ class Units:
     @classmethod
     def of(cls, tokenizer: Any, model_config: Any, path: str) -> Units:
         """Of a tokenizer and the config of its model. ModelError under `path` where the two do not belong together."""
+        if hasattr(tokenizer, "phonemize"):
+            raise ModelError(f"{path}.model: its units are phonemes, and a label's text is characters")
         delimiter = tokenizer.word_delimiter_token
         special = {*tokenizer.all_special_tokens} - {delimiter}
         ids = {t: i for t, i in tokenizer.get_vocab().items() if t not in special}

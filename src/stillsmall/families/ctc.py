@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCTC
 
 from stillsmall import ctc, student
 from stillsmall.audio import SAMPLE_RATE
@@ -43,6 +42,8 @@ class CtcFamily:
         while training is off (SpecAugment, dropped layers), and batch normalisation (Conformers) keeps its statistics:
         so the loss of a clip depends on the clip, and a run on its seed.
         """
+        from transformers import AutoModelForCTC  # it looks for every library that it might use
+
         if config.decoder_layers is not None:
             raise ConfigError(
                 f"student.decoder_layers: got {config.decoder_layers}; a {base.config.model_type} model has no "
