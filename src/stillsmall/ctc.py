@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.compute import ModelError
-from stillsmall.text import composed
+from stillsmall.text import TATWEEL, composed
 
 KINDS = ("wav2vec2", "hubert", "wav2vec2-conformer")  # `model_type` of their configs
 WINDOW_S = 30.0  # seconds heard at once, at most: memory grows with the square of it
@@ -79,17 +79,17 @@ class Units:
 
     def _known(self, character: str, letters: set[str]) -> str | None:
         """The character as the vocabulary has it; None where it has to be, and is not, there."""
+        if character in APOSTROPHES:
+            character = "'"
         plain = unicodedata.normalize("NFKD", character)
         bare = "".join(c for c in plain if not any(unicodedata.combining(c) in marks for marks in MARKS))
         for form in (character, character.upper(), character.lower(), plain, bare, bare.upper(), bare.lower()):
             if form and all(c in letters for c in form):
                 return form
-        if character.isspace() or not bare:
-            return " " if character.isspace() else ""
-        if character in APOSTROPHES or character == "'":
-            return "'" if "'" in letters else ""
-        spoken = character in SPOKEN or unicodedata.category(character)[0] not in "PC"
-        return None if spoken else " "
+        kind = unicodedata.category(character)
+        if not bare or kind == "Cf" or character in ("'", TATWEEL):
+            return ""
+        return " " if character.isspace() or (kind[0] in "PC" and character not in SPOKEN) else None
 
     def _longest(self, text: str) -> tuple[list[int], str | None]:
         """Longest units first: some vocabularies have digraphs."""
@@ -186,8 +186,7 @@ def _hooks(layers: Any, mask: Tensor, hidden: bool) -> Iterator[list[Tensor]]:
     handles = []
     for layer in layers:
         if hasattr(layer, "conv_module"):
-            convolution = layer.conv_module.depthwise_conv
-            handles.append(convolution.register_forward_pre_hook(lambda _, given: (given[0] * mask[:, None],)))
+            handles += _deaf_to_padding(layer, mask)
         if hidden:
             handles.append(
                 layer.register_forward_hook(lambda *a: states.append(a[2][0] if isinstance(a[2], tuple) else a[2]))
@@ -199,3 +198,14 @@ def _hooks(layers: Any, mask: Tensor, hidden: bool) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _deaf_to_padding(layer: Any, mask: Tensor) -> list[Any]:
+    """The hook on a Conformer layer's convolution; none to remove where backward will compute the layer once more."""
+    convolution = layer.conv_module.depthwise_conv
+    if (last := getattr(convolution, "padding_hook", None)) is not None:
+        last.remove()
+    handle = convolution.register_forward_pre_hook(lambda _, given: (given[0] * mask[:, None],))
+    again = layer.training and torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
+    convolution.padding_hook = handle if again else None
+    return [] if again else [handle]

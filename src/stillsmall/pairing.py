@@ -41,6 +41,8 @@ class Pair:
 def pair(params: Params, objective: Objective) -> Pair:
     """The models of a run. ConfigError, before any weights are read, where the objective can't compare the two."""
     of_teacher, own = params.pseudo_label, params.student
+    if own.revision and own.model is None:
+        raise ConfigError(f"student.revision: got '{own.revision}', but there is no student.model that it could be of")
     at, path = (of_teacher, "pseudo_label") if own.model is None else (own, "student")
     source, revision = compute.locate(params.models.root, at.model or "", at.revision, path)
     family = family_of(source, at.revision, path)
