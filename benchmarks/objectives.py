@@ -181,8 +181,7 @@ def bounds(comparison: Comparison) -> dict[str, Run]:
 
 
 def seeded(params: Params, name: str, seed: int) -> Params:
-    run_ = params.run.model_copy(update={"seed": seed})
-    return params.model_copy(update={"run": run_, "distill": params.distill.model_copy(update={"objective": name})})
+    return params.model_copy(update={"distill": params.distill.model_copy(update={"objective": name, "seed": seed})})
 
 
 def _clear(folder: Path) -> None:

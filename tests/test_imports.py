@@ -21,10 +21,11 @@ ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and 
     {"faults"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
-    {"students", "self_teacher", "live_models"},
+    {"students", "self_teacher", "live_models", "ctc"},
     {"filters", "mixture", "objectives", "teachers", "student", "sources", "reporting", "phonemes", "likelihood"},
     {"data", "labelling", "measures", "filtering", "judgement", "preparation"},
     {"families", "sample_table", "augmentation", "optimisation", "loading", "dev_set"},
+    {"pairing"},
     {"packing", "encoder_states", "evaluation", "transcription", "report", "recipes", "scoring", "plan", "backends"},
     {"teacher_outputs", "hearing", "tracking", "lineage"},
     {"teacher_cache", "asking"},
@@ -39,7 +40,7 @@ TORCH = {
     *{"compute", "checkpoints", "objectives", "teachers", "student", "data", "packing", "encoder_states", "likelihood"},
     *{"families", "sample_table", "teacher_outputs", "teacher_cache", "training", "distillation", "multi_process"},
     *{"optimisation", "augmentation", "loading", "hearing", "dev_set", "asking", "assembly", "students"},
-    *{"evaluation", "transcription", "serving", "doctor", "self_teacher", "live_models"},
+    *{"evaluation", "transcription", "serving", "doctor", "self_teacher", "live_models", "ctc", "pairing"},
 }
 RAY = {"teachers"}
 NOWHERE = {"dvc"}  # DVC runs us, we do not run DVC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,24 @@ def test_the_registered_model_transcribes_bytes_of_audio_short_and_long(repo: Pa
     assert model.metadata.signature.params.to_dict()[0]["name"] == "language"
     requirements = (registry.local_model(version.uri, repo).parents[1] / "requirements.txt").read_text().split()
     assert all("==" in line for line in requirements)
+
+
+def test_a_registered_ctc_student_transcribes_too(repo: Path, tmp_path: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    import tiny_ctc
+
+    retrain(repo, tiny_ctc.ctc(tmp_path / "student", seed=1))  # it says a letter
+    version = register(repo)
+    tracking.client(repo)
+    model = mlflow.pyfunc.load_model(version.uri)
+    (text,) = model.predict(pd.DataFrame({"audio": [speech()]}))["text"]
+    timed = model.predict(pd.DataFrame({"audio": [speech()]}), params={"timestamps": True})["text"][0]
+    assert re.fullmatch("[a-z ]+", text)
+    assert re.fullmatch(rf"<\|[0-9.]+\|> {text}<\|[0-9.]+\|>", timed)
+    with pytest.raises(ValueError, match="'translate'"):
+        model.predict(pd.DataFrame({"audio": [speech()]}), params={"task": "translate"})
 
 
 def test_the_same_model_twice_is_one_version(repo: Path) -> None:

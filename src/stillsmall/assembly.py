@@ -21,6 +21,7 @@ from stillsmall.families.base import family_of
 from stillsmall.hearing import Hearing
 from stillsmall.multi_process import Team
 from stillsmall.objectives.base import Objective
+from stillsmall.pairing import Pair
 from stillsmall.progress import progress
 from stillsmall.self_teacher import SelfTeacher
 from stillsmall.students.shrinking import Shrinker
@@ -46,38 +47,40 @@ class Clips:
 
 @dataclass(frozen=True)
 class Models:
-    """The student, the teacher, and what one must know of them. `kept`: the student's tokens, where they are fewer."""
+    """The student as it is trained, and what it was made of; `kept` its tokens, where they are fewer than before."""
 
     student: Any
-    teacher: Any
-    processor: Any  # the teacher's own
-    identity: str  # of the teacher's weights
+    pair: Pair
     kept: student.Trimmed | None
     shrinker: Shrinker | None
     team: Team
+
+    @property
+    def teacher(self) -> Any | None:
+        return self.pair.teacher
 
 
 def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clips, folder: Path) -> Trainer:
     """The trainer. Encoder states and the teacher's outputs are computed once wherever they never change."""
     params, family, learner, team = hearing.params, hearing.family, models.student, models.team
-    taught = bool((ASKED | {"models"}) & objective.needs)
     objective.to(next(learner.parameters()).device)
-    objective.attach(learner, models.teacher if taught else None)
+    objective.attach(learner, models.teacher)
     own = hearing.states(learner, team) if params.student.freeze_encoder else None
-    hears_alike = student.shares_encoder(params.student, models.teacher.config.encoder_layers)
 
     def teachers_states() -> EncoderStates | None:
+        assert models.teacher is not None
         encoder = family.encoder(models.teacher)
         if encoder is None or any(p.requires_grad for p in encoder.parameters()):
             return None
-        if own is not None and hears_alike and hearing.unchanging(teacher=True):
+        alike = own is not None and models.pair.relatives and hearing.unchanging(teacher=True)
+        if alike and student.shares_encoder(params.student, models.teacher.config.encoder_layers):
             return own
         return hearing.states(models.teacher, team, teacher=True)
 
     outputs, states = None, None
     if ASKED & objective.needs:
         outputs, states = teacher_outputs(hearing, models, objective, clips, teachers_states)
-    elif taught:
+    elif models.teacher is not None:
         states = teachers_states()
     if own is None or "models" in objective.needs:
         hearing.wanted.add(hearing.kind(teacher=False))
@@ -96,7 +99,7 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
         dtype=params.distill.dtype,
         teacher=outputs,
         student_states=own,
-        teacher_model=models.teacher if taught else None,
+        teacher_model=models.teacher,
         teacher_states=states,
         own_past=past(objective, learner),
         kept=models.kept,
@@ -145,7 +148,7 @@ def teacher_outputs(
 
     if objective.needs & LIVE or not config.teacher_cache_gb or not hearing.unchanging(teacher=True):
         return live(), live().states[0]
-    identity = [models.identity, hearing.audio, config.dtype]
+    identity = [models.pair.revisions[-1], hearing.audio, config.dtype]
     outputs = TeacherCache(
         live, clips.found, clips.targets, identity, config.teacher_cache_top_k, objective.temperature
     )
@@ -172,9 +175,9 @@ def further_teachers(hearing: Hearing, models: Models) -> list[Any]:
                 "family; teachers that share a student's tokens are of one family"
             )
         model, processor = family.load(source, entry.revision, path)
-        if family.vocabulary(processor) != family.vocabulary(models.processor):
+        if family.vocabulary(processor) != family.vocabulary(models.pair.teacher_processor):
             raise ConfigError(f"{path}.model: {entry.model} has other tokens than the teacher; they must be the same")
-        found.append(model.to(next(models.teacher.parameters()).device))
+        found.append(model.to(next(models.student.parameters()).device))
     if not found:
         raise ConfigError("distill.more_teachers: is empty, but the objective wants several teachers; name one more")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import sys
 from pathlib import Path
@@ -97,6 +98,20 @@ def locate(root: str | Path, name: str, revision: str | None, path: str) -> tupl
     if not revision:
         raise ModelError(f"{path}.revision: '{name}' is a hub id; give the commit of it that you mean")
     return name, f"{name}@{revision}"
+
+
+def model_type(root: str | Path, name: str, revision: str | None) -> str | None:
+    """The `model_type` of a folder's or hub id's config; None where there is none to read (`locate` says why)."""
+    for folder in (Path(root) / name, Path(name)):
+        if folder.is_dir():
+            config = folder / "config.json"
+            return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    if name.count("/") != 1 or not revision:
+        return None
+    from transformers import AutoConfig
+
+    found: str = AutoConfig.from_pretrained(name, revision=revision).model_type
+    return found
 
 
 def check_vocabulary(tokenizer: Any, model: Any, path: str) -> None:

@@ -202,6 +202,8 @@ class CapacityDynamic(Shrinking):
 
 
 class Student(Section):
+    model: str | None
+    revision: str | None
     encoder_layers: Layers
     decoder_layers: Layers
     freeze_encoder: bool

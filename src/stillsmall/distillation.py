@@ -17,18 +17,19 @@ from stillsmall.augmentation import Augmentation
 from stillsmall.config import ConfigError, Params
 from stillsmall.data import Example, TargetMaker
 from stillsmall.encoder_states import audio_digest
-from stillsmall.families.base import family_of
 from stillsmall.hearing import Hearing
 from stillsmall.multi_process import join_team, leave
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
+from stillsmall.pairing import pair
 from stillsmall.training import Trainer
 
 CODE = (
     *("training", "optimisation", "loading", "multi_process", "checkpoints", "sample_table", "training_log"),
     *("data", "packing", "augmentation", "hearing", "speech_lab.rooms", "dev_set", "metrics", "text"),
     *("encoder_states", "teacher_outputs", "teacher_cache", "self_teacher", "live_models", "asking", "assembly"),
+    *("ctc", "pairing"),
     *("student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
     *(f"students.{name}" for name in ("capacity", "freezing", "languages", "layers", "pruning", "shrinking")),
@@ -62,24 +63,23 @@ def distill(params: Params, paths: Paths) -> None:
     compute.set_threads(params.run.threads)
     team = join_team(params.distill.device)
     objective = build(params.objectives, params.distill.objective)
-    at = params.pseudo_label
-    source, revision = compute.locate(params.models.root, at.model, at.revision, "pseudo_label")
-    family = family_of(source, at.revision, "pseudo_label")
-    teacher, processor = family.load(source, at.revision, "pseudo_label")
-    teacher.to(compute.device(params.distill.device))
-    made = family.build(teacher, params.student)
-    learner, own, kept = family.trim(made, processor, params.student, labels(paths.kept))
+    models = pair(params, objective)
+    family = models.family
+    learner, own, kept = family.trim(models.student, models.processor, params.student, labels(paths.kept))
     clips = prepared(params, paths, family.targets(params, learner, own))
     chosen = params.objectives.get(params.distill.objective)
     settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
     settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
     audio, dev_audio = audio_digest(paths.split), audio_digest(clips.dev_split) if clips.dev else None
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
-    key = cache.digest([settings, revision, audio, dev_audio, cache.file_digest(paths.kept), code])
+    key = cache.digest([settings, models.revisions, audio, dev_audio, cache.file_digest(paths.kept), code])
     heard = training_data.Audio(paths.split, clips.found)
-    hearing = Hearing(params, family, own, heard, audio, clips.augmentation)
-    models = Models(learner, teacher, processor, revision, kept, family.shrinker(learner, params.student), team)
-    trainer = assemble(hearing, models, objective, clips, cache.ROOT / "distill" / key)
+    ear = None if models.relatives else models.teacher_processor
+    hearing = Hearing(params, family, own, heard, audio, clips.augmentation, ear)
+    shrinker = family.shrinker(learner, params.student)
+    trainer = assemble(
+        hearing, Models(learner, models, kept, shrinker, team), objective, clips, cache.ROOT / "distill" / key
+    )
     trainer.run()
     if team.first:
         _write(params, paths, trainer, hearing, kept, clips.skipped)

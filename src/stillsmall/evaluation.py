@@ -39,11 +39,28 @@ def who(params: Params, student: Path) -> dict[str, Labelling]:
         **decode,
     }  # the failed count as unheard
     models = {"teacher": (params.pseudo_label.model, params.pseudo_label.revision), "student": (str(student), None)}
+    found = {}
+    for name, (model, revision) in models.items():
+        how = {**common, **_without_decoder(params, model, revision)}
+        config = Transcribe(model=model, revision=revision, **how)
+        found[name] = Labelling(config, params.run, params.models.root, "evaluate")
+    return found
+
+
+def _without_decoder(params: Params, model: str, revision: str | None) -> dict[str, Any]:
+    """What differs for a CTC model, so that a Whisper model beside it decodes as it is asked to; else nothing."""
+    from stillsmall import compute, ctc
+
+    if compute.model_type(params.models.root, model, revision) not in ctc.KINDS:
+        return {}
+    spoken = params.evaluate.language
     return {
-        name: Labelling(
-            Transcribe(model=model, revision=revision, **common), params.run, params.models.root, "evaluate"
-        )
-        for name, (model, revision) in models.items()
+        "backend": "transformers",
+        "num_beams": 1,
+        "temperatures": [0.0],
+        "condition_on_previous_text": False,
+        "max_new_tokens": None,
+        "language": "per_utterance" if spoken == "detect" else spoken,
     }
 
 
@@ -150,7 +167,7 @@ def speed(params: Params, split: Path, student: Path) -> dict[str, Any]:
     for name, how in who(params, student).items():
         one = Labelling(how.config.model_copy(update={"batch_size": 1}), how.run, how.models_root, how.path)
         made[name] = one.teacher()
-    clips = _some_clips(split, params.evaluate.speed_clips, made["teacher"].window_s)
+    clips = _some_clips(split, params.evaluate.speed_clips, min(system.window_s for system in made.values()))
     seconds = sum(clip.duration_s for clip in clips)
     took: dict[str, list[float]] = {name: [] for name in SYSTEMS}
     for name in SYSTEMS:

@@ -22,8 +22,9 @@ from stillsmall.progress import progress
 from stillsmall.teachers import TABLE
 from stillsmall.teachers.base import Clip, Failed, Hypothesis, Teacher, merged, uncovered
 
-SHARED = ("base", "batching", "greedy", "longform", "whisper")
-CODE = ("stillsmall.audio", "stillsmall.whisper_tokens", *(f"stillsmall.teachers.{name}" for name in SHARED), __name__)
+SHARED = ("base", "batching", "ctc", "greedy", "longform", "whisper")
+MODULES = ("audio", "ctc", "whisper_tokens", *(f"teachers.{name}" for name in SHARED))
+CODE = (*(f"stillsmall.{name}" for name in MODULES), __name__)
 WHERE = {"max_failed_share", "executor", "ray_address", "ray_actors", "gpus_per_actor"}  # changes no label
 
 

@@ -34,7 +34,10 @@ CURVE = "metrics/training.csv"
 REPORTS = ("report.html", "reports/report.html", "report/index.html")
 LOGGED = "stillsmall.model_id"  # tag of a run: its model is complete
 IDENTITY = "lineage.identity"
-REQUIREMENTS = "mlflow numpy pandas torch transformers tokenizers safetensors soundfile soxr av pydantic ruamel-yaml"
+REQUIREMENTS = (
+    "mlflow numpy pandas torch transformers tokenizers safetensors soundfile soxr av pydantic ruamel-yaml "
+    "pyarrow rapidfuzz"
+)
 
 
 class RegistryError(RuntimeError):

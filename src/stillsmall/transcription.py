@@ -1,4 +1,4 @@
-"""Any audio to text with any Whisper folder: what `stillsmall transcribe` does. Memory does not grow with length."""
+"""Any audio to text with any model folder: what `stillsmall transcribe` does. Memory does not grow with length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from stillsmall import audio
 from stillsmall.config import Run, Transcribe
-from stillsmall.teachers.base import Clip, Failed
+from stillsmall.teachers.base import Clip, Failed, Teacher
 from stillsmall.text import join
 
 PIECE_S = 600.0  # a long file is heard in pieces of at most this, cut at quiet places
@@ -16,6 +16,23 @@ PIECE_S = 600.0  # a long file is heard in pieces of at most this, cut at quiet 
 
 class TranscriptionError(RuntimeError):
     """Audio on which the model fails."""
+
+
+def listener(model: str, language: str | None, timestamps: bool, device: str, threads: int | None = None) -> Teacher:
+    """The model of a folder, Whisper or CTC, decoding greedily. ModelError for a folder that is no model."""
+    import os
+
+    from stillsmall.teachers.transformers import teacher
+
+    config = Transcribe.model_validate(
+        {"model": model, "revision": None, "backend": "transformers", "language": language or "per_utterance"}
+        | {"task": "transcribe", "timestamps": timestamps, "num_beams": 1, "batch_size": 8, "max_new_tokens": None}
+        | {"device": device, "dtype": "float32", "compute_type": "auto", "temperatures": [0.0]}
+        | {"compression_ratio_threshold": None, "logprob_threshold": -1.0, "no_speech_threshold": 0.6}
+        | {"long_form": "sequential", "condition_on_previous_text": False, "max_failed_share": 0.0}
+        | {"executor": "local", "ray_address": None, "ray_actors": 1, "gpus_per_actor": 0.0}
+    )
+    return teacher(config, Run(seed=0, threads=threads or os.cpu_count() or 1), ".", "transcribe")
 
 
 def transcribe_files(
@@ -26,25 +43,13 @@ def transcribe_files(
     `language` None lets the model detect it. Raises AudioError for a file that can't be read, ModelError for a
     folder that is no model.
     """
-    import os
-
-    from stillsmall.teachers.transformers import TransformersTeacher
-
-    config = Transcribe.model_validate(
-        {"model": model, "revision": None, "backend": "transformers", "language": language or "detect"}
-        | {"task": "transcribe", "timestamps": timestamps, "num_beams": 1, "batch_size": 8, "max_new_tokens": None}
-        | {"device": device, "dtype": "float32", "compute_type": "auto", "temperatures": [0.0]}
-        | {"compression_ratio_threshold": None, "logprob_threshold": -1.0, "no_speech_threshold": 0.6}
-        | {"long_form": "sequential", "condition_on_previous_text": False, "max_failed_share": 0.0}
-        | {"executor": "local", "ray_address": None, "ray_actors": 1, "gpus_per_actor": 0.0}
-    )
-    teacher = TransformersTeacher(config, Run(seed=0, threads=threads or os.cpu_count() or 1), ".", "transcribe")
+    heard_by = listener(model, language, timestamps, device, threads)
     for path in paths:
         segments: list[dict[str, Any]] = []
         heard = language or "en"
         for first, samples in audio.pieces(audio.stream(path), PIECE_S):
             start = first / audio.SAMPLE_RATE
-            rows = teacher.transcribe([Clip(str(path), samples, None)])[0]
+            rows = heard_by.transcribe([Clip(str(path), samples, None)])[0]
             if isinstance(rows, Failed):
                 raise TranscriptionError(f"{path}, from {start:.0f} s on: {rows.reason}: {rows.detail}")
             for row in rows:

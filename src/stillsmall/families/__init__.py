@@ -2,4 +2,7 @@
 
 TABLE = {
     "whisper": "stillsmall.families.whisper:WhisperFamily",
+    "wav2vec2": "stillsmall.families.ctc:CtcFamily",
+    "hubert": "stillsmall.families.ctc:CtcFamily",
+    "wav2vec2-conformer": "stillsmall.families.ctc:CtcFamily",
 }

@@ -38,6 +38,10 @@ class Family(Protocol):
 
     name: str
 
+    def processor(self, source: str, revision: str | None) -> Any:
+        """Its tokenizer and feature extractor alone."""
+        ...
+
     def load(self, source: str, revision: str | None, path: str) -> tuple[Any, Any]:
         """(model in float32 and evaluation mode, processor) of a folder or hub id; ModelError under `path`."""
         ...

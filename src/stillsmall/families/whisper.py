@@ -25,6 +25,9 @@ from stillsmall.whisper_tokens import WhisperTokens
 class WhisperFamily:
     name = "whisper"
 
+    def processor(self, source: str, revision: str | None) -> Any:
+        return WhisperProcessor.from_pretrained(source, **({"revision": revision} if revision else {}))
+
     def load(self, source: str, revision: str | None, path: str) -> tuple[Any, Any]:
         where = {"revision": revision} if revision else {}
         model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **where)

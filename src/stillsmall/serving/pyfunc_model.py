@@ -16,15 +16,22 @@ import pandas as pd
 
 
 class StudentModel(mlflow.pyfunc.PythonModel):
-    """A Whisper-shaped student behind MLflow's `predict`."""
+    """A Whisper-shaped student, or a CTC student, behind MLflow's `predict`."""
 
     def load_context(self, context: Any) -> None:
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-        from stillsmall.compute import quiet
+        from stillsmall.compute import model_type, quiet
+        from stillsmall.ctc import KINDS
 
         quiet()
         folder = context.artifacts["student"]
+        self.frames: Any = None
+        if model_type(".", folder, None) in KINDS:
+            from stillsmall.transcription import listener
+
+            self.frames = listener(folder, None, timestamps=True, device="cpu")
+            return
         self.processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, local_files_only=True).float().eval()
 
@@ -41,6 +48,8 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         samples = decode(audio)
         if not samples.size:
             return ""
+        if self.frames is not None:
+            return self._by_frames(samples, params)
         window = self.processor.feature_extractor.n_samples  # what the encoder hears at once
         long = len(samples) > window
         shape = {"truncation": False, "padding": "longest"} if long else {}
@@ -59,6 +68,21 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         return str(
             self.processor.batch_decode(tokens, skip_special_tokens=True, decode_with_timestamps=shown)[0].strip()
         )
+
+    def _by_frames(self, samples: Any, params: dict[str, Any]) -> str:
+        """Of a CTC student, which knows neither languages nor translation. Times are written as Whisper writes them."""
+        from stillsmall.teachers.base import Clip, Failed
+        from stillsmall.text import join
+
+        if params.get("task") == "translate":
+            raise ValueError("task: 'translate'; this student is a CTC model, which writes down what it hears")
+        rows = self.frames.transcribe([Clip("audio", samples, None)])[0]
+        if isinstance(rows, Failed):
+            raise RuntimeError(f"{rows.reason}: {rows.detail}")
+        if not params.get("timestamps"):
+            return join((row.text for row in rows), params.get("language") or "en")
+        timed = [(row.start_s + s.start, row.start_s + s.end, s.text) for row in rows for s in row.segments]
+        return "".join(f"<|{start:.2f}|> {text}<|{end:.2f}|>" for start, end, text in timed)
 
     def _spoken(self, params: dict[str, Any]) -> dict[str, str]:
         """Language and task, for a model that knows several; "" leaves the language to the model."""

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from stillsmall import cache, compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import ConfigError, Run, Transcribe
+from stillsmall.ctc import KINDS
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
 
@@ -40,6 +41,8 @@ class CTranslate2Teacher(WhisperTeacher):
                 f"{path}.temperatures: got {config.temperatures}; this backend samples without a seed per utterance, "
                 "so it takes [0.0] alone; use backend: transformers for a fallback by temperature"
             )
+        if compute.model_type(models_root, config.model, config.revision) in KINDS:
+            raise ConfigError(f"{path}.backend: got 'ctranslate2'; {config.model} is a CTC model: use transformers")
         compute.quiet()
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
         where = {} if Path(source).is_dir() else {"revision": config.revision}

@@ -17,9 +17,20 @@ from transformers.modeling_outputs import BaseModelOutput
 from stillsmall import compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
+from stillsmall.ctc import KINDS
 from stillsmall.teachers import greedy
+from stillsmall.teachers.base import Teacher
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
+
+
+def teacher(config: Transcribe, run: Run, models_root: str | Path, path: str) -> Teacher:
+    """The teacher that the model's type asks for: Whisper's decoder, or the frames of a CTC model."""
+    if compute.model_type(models_root, config.model, config.revision) in KINDS:
+        from stillsmall.teachers.ctc import CtcTeacher
+
+        return CtcTeacher(config, run, models_root, path)
+    return TransformersTeacher(config, run, models_root, path)
 
 
 class TransformersTeacher(WhisperTeacher):
