@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import together
 from small import split, write_params
 from stillsmall import cache, multi_process
+from stillsmall.loading import micro_size
 from stillsmall.multi_process import LaunchError, Team
 from stillsmall.objectives import TABLE
 from test_training import CHANGES, contents, corpus
@@ -109,3 +110,10 @@ def test_a_launcher_of_another_number_is_an_error(monkeypatch):
     multi_process.launch(1, [])
     with pytest.raises(LaunchError, match=r"distill\.processes: got 2, but 4 processes were launched"):
         multi_process.launch(2, [])
+
+
+def test_every_process_has_a_part_of_a_whole_batch():
+    asked = ((24, 1), (24, 2), (24, 5), (4, 2))  # micro_batch, processes
+    assert [micro_size(24, micro, Team(0, size)) for micro, size in asked] == [24, 12, 5, 4]
+    shares = [Team(rank, 3).share(range(7)) for rank in range(3)]
+    assert shares == [[0, 1], [2, 3], [4, 5, 6]]

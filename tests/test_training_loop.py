@@ -169,7 +169,8 @@ def poisoned(monkeypatch, *steps):
 def test_a_step_that_is_not_finite_is_skipped_counted_and_named(place, monkeypatch, capsys):  # noqa: F811
     poisoned(monkeypatch, 3, 5, 6)
     rows = run(place, **{"distill.max_bad_steps": 2})
-    bad = summary(place)["steps_skipped"]["bad"]
+    bad = summary(place)["bad_steps"]
+    assert summary(place)["steps_skipped"]["bad"] == 3
     assert [entry["step"] for entry in bad] == [4, 6, 7]
     assert all(clip.startswith("small/") for entry in bad for clip in entry["clips"])
     assert "loss" not in rows[3] and "loss" in rows[4]
@@ -205,7 +206,7 @@ def test_a_step_without_a_unit_of_loss_is_passed_over(place, monkeypatch):  # no
     monkeypatch.setattr(loading.Loader, "__call__", masked)
     rows = run(place)
     assert rows[2]["tokens"] == 0 and "loss" not in rows[2] and "loss" in rows[3]
-    assert summary(place)["steps_skipped"] == {"bad": [], "empty": 1, "overflows": 0}
+    assert summary(place)["steps_skipped"] == {"bad": 0, "empty": 1, "overflows": 0}
 
 
 def test_gradient_checkpointing_gives_the_same_losses(place):  # noqa: F811
@@ -289,3 +290,15 @@ def test_speed_is_kept_over_a_resume_and_apart_from_what_is_compared(place):  # 
 def test_memory_survives_json():
     memory = Memory(step=3, rows=[{"step": 3, "loss": 0.1}], best_step=2, best_wer=0.1 + 0.2, waited=1, seconds=1 / 3)
     assert Memory(**json.loads(json.dumps(memory.as_dict()))) == memory
+
+
+def test_the_report_says_what_was_skipped_and_the_best_rate():
+    from stillsmall.reporting import intake
+
+    distilled = {"labels": 6, "examples": 6, "epochs": 2.0, "parameters": 10**6, "steps": 12, "skipped": {}}
+    plain = " ".join(intake.training(distilled, {}).sentences)
+    assert "finite" not in plain and "not trained on" not in plain
+    distilled |= {"steps_skipped": {"bad": 2}, "dev": {"clips": 3, "best": {"step": 8, "wer": 0.25}}}
+    said = " ".join(intake.training(distilled, {}).sentences)
+    assert "2 steps without a finite loss and gradient: skipped." in said
+    assert "Lowest word error rate on 3 clips not trained on: 25.0" in said and "at step 8." in said

@@ -173,7 +173,8 @@ def _write(
         "skipped": dict(Counter(item["reason"] for item in skipped)),
         "parameters": parameters,
         "final": {k: round(v, 6) for k, v in rows[-1].items() if k != "step"},
-        "steps_skipped": {"bad": memory.bad_steps, "empty": memory.empty_steps, "overflows": memory.overflows},
+        "steps_skipped": {"bad": len(memory.bad_steps), "empty": memory.empty_steps, "overflows": memory.overflows},
+        "bad_steps": memory.bad_steps,
     }
     if trainer.dev is not None:
         best = {"step": memory.best_step, "wer": memory.best_wer}

@@ -136,6 +136,13 @@ def training(distilled: Json | None, log: dict[str, list[float | None]]) -> Sect
         reasons = sorted(distilled.get("skipped", {}).items())
         skipped = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in reasons)
         sentences.append(f"Labels that did not fit the model: {skipped}." if skipped else "No label was skipped.")
+        bad = distilled.get("steps_skipped", {}).get("bad", 0)
+        if bad:
+            sentences.append(f"{figures.plural(bad, 'step')} without a finite loss and gradient: skipped.")
+        if "dev" in distilled:
+            best, clips = distilled["dev"]["best"], figures.plural(distilled["dev"]["clips"], "clip")
+            wer = figures.percent(best["wer"])
+            sentences.append(f"Lowest word error rate on {clips} not trained on: {wer}, at step {best['step']}.")
     drawn = charts(log)
     if not drawn:
         sentences.append("There is no training log to draw.")
