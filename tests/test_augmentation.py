@@ -160,7 +160,7 @@ def test_a_range_that_ends_before_it_begins_is_an_error():
         params(**{"augment.noise_snr_db": [30.0, 5.0]})
 
 
-ALL = {f"augment.{kind}_probability": 1.0 for kind in ("noise", "reverb", "mask")}
+ALL = {f"augment.{kind}_probability": 1.0 for kind in ("noise", "reverb", "mask")} | {"distill.teacher_cache_gb": 0.0}
 
 
 def test_the_teacher_hears_clean_clips_unless_it_is_to_hear_the_same(place):  # noqa: F811
@@ -190,7 +190,9 @@ def test_at_another_speed_both_hear_the_clip_at_it_and_its_label_is_timed_anew(p
 
 
 def test_a_teacher_with_a_processor_of_its_own_hears_by_that(place):  # noqa: F811
-    ears = replace(trainer_of(place, **{"distill.encoder_cache_gb": 0.0}).ears, teacher_processor="other", held={})
+    ears = replace(
+        trainer_of(place, **{"distill.encoder_cache_gb": 0.0}).asker.ears, teacher_processor="other", held={}
+    )
     heard = {"other": torch.ones(1), ears.processor: torch.zeros(1)}
     by = type("Ear", (), {"features": lambda self, processor, clips: heard[processor]})()
     ears, batch = replace(ears, family=by, wanted={(True, False), (False, False)}), trainer_of(place).batches(0)

@@ -104,12 +104,14 @@ def trainer_of(folder, **changes):
 
 
 def test_a_student_that_is_its_teacher_has_no_kl(place):
-    trainer = trainer_of(place, **{"student.encoder_layers": None, "distill.objective": "kd"})
+    trainer = trainer_of(
+        place, **{"student.encoder_layers": None, "distill.objective": "kd", "distill.teacher_cache_gb": 0.0}
+    )
     trainer.student.eval()
     for step in range(trainer.batches.per_epoch):
         batch = trainer.batches(step)
         with torch.no_grad():
-            signals = trainer._signals(batch, 0.0)
+            signals = trainer.asker(batch, 0.0)
             out = trainer.objective(signals)
         assert batch.frames.tolist() == [trainer.batches.lengths[i] for i in batch.index]
         assert signals.student_logits.shape[1] == int(batch.frames.max())
@@ -214,7 +216,7 @@ def test_labels_that_it_cannot_learn_are_skipped_with_the_reason(place):
 def test_the_collated_batch_holds_units_and_frames(place):
     trainer = trainer_of(place)
     targets, found = trainer.batches.targets, trainer.batches.found
-    batch = targets.collate([0, 1], found[:2], 0)
+    batch = targets.collate([0, 1], found[:2], [0, 0])
     assert batch.inputs is None and batch.labels.tolist() == [
         [24, 12, 9, 4, 7, 5, 24, *[-100] * 7],
         [23, 5, 24, 4, 19, 18, 4, 24, 12, 9, 4, 17, 5, 24],

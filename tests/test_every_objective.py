@@ -17,7 +17,9 @@ STEPS = 40
 LEARNT = 0.6  # of the untrained start's cross-entropy on the training labels, at most, is left
 
 # What an objective needs that the others do without: dotted changes of params.yaml
-SETUP: dict[str, dict[str, object]] = {}
+SETUP: dict[str, dict[str, object]] = {
+    "multi_teacher": {"distill.more_teachers": [{"model": "teacher", "revision": None}]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def cross_entropy(folder: Path, model: object | None) -> float:
     targets = family.targets(chosen, teacher, processor)
     found, _ = targets.usable(data.examples(folder / "kept.parquet"))
     clips = data.Audio(folder / "train", found)
-    batch = targets.collate(range(len(found)), found, 0)
+    batch = targets.collate(range(len(found)), found, [0] * len(found))
     heard = family.features(processor, [clips(i) for i in batch.index])
     signals = Signals(family.forward(model, batch, heard, None).logits, batch.labels, batch.sample_ids, 0.0)
     return float(reduce(task_loss(signals), batch.tokens))

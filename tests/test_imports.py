@@ -18,7 +18,7 @@ import pytest
 
 ROOMS = [  # from the ground up; a room imports rooms of lower floors only, and siblings do not import each other
     {"plugins", "cache", "progress", "stage", "processes", "multi_process", "training_log"},
-    {"faults"},
+    {"faults", "sections"},
     {"config", "manifest", "audio", "text", "stats"},
     {"metrics", "whisper_tokens", "compute", "checkpoints", "speech_lab", "voice_activity", "language_identity"},
     {"students", "self_teacher", "live_models", "ctc"},

@@ -53,7 +53,9 @@ def test_a_student_with_the_corpus_vocabulary_learns_its_labels(place: Path) -> 
 def test_a_teacher_is_heard_on_its_own_ids_and_through_the_kept_columns(place: Path) -> None:
     """A student that is its teacher but for rows has no KL: wrong ids in, or wrong columns out, would show."""
     changes = {**WHOLE, "student.vocabulary": "corpus", "student.vocabulary_min_count": 2}
-    trainer = trainer_of(place, **changes, **{"distill.previous_text_probability": 1.0})
+    trainer = trainer_of(
+        place, **changes, **{"distill.previous_text_probability": 1.0, "distill.teacher_cache_gb": 0.0}
+    )
     assert trainer.asker.kept is not None and len(trainer.asker.kept.kept) < trainer.asker.kept.teacher_size
     trainer.student.eval()
     batch = trainer.batches(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,37 +62,22 @@ class Models:
 
 def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clips, folder: Path) -> Trainer:
     """The trainer. Encoder states and the teacher's outputs are computed once wherever they never change."""
-    params, family, learner, team = hearing.params, hearing.family, models.student, models.team
-    objective.to(next(learner.parameters()).device)
-    objective.attach(learner, models.teacher)
-    own = hearing.states(learner, team) if params.student.freeze_encoder else None
-
-    def teachers_states() -> EncoderStates | None:
-        assert models.teacher is not None
-        encoder = family.encoder(models.teacher)
-        if encoder is None or any(p.requires_grad for p in encoder.parameters()):
-            return None
-        alike = own is not None and models.pair.relatives and hearing.unchanging(teacher=True)
-        if alike and student.shares_encoder(params.student, models.teacher.config.encoder_layers):
-            return own
-        return hearing.states(models.teacher, team, teacher=True)
-
-    outputs, states = None, None
-    if ASKED & objective.needs:
-        outputs, states = teacher_outputs(hearing, models, objective, clips, teachers_states)
-    elif models.teacher is not None:
-        states = teachers_states()
-    if own is None or "models" in objective.needs:
-        hearing.wanted.add(hearing.kind(teacher=False))
-    if isinstance(outputs, LiveTeachers) and None in outputs.states:
-        hearing.wanted.add(hearing.kind(teacher=True))
+    params, learner, team = hearing.params, models.student, models.team
     if params.augment.mask_probability and hearing((0,)).ndim != 3:
         raise ConfigError(
             f"augment.mask_probability: got {params.augment.mask_probability}, but the model hears waveforms; "
             "masks are of log-mel features: set it to 0"
         )
+    objective.attach(learner, models.teacher)
+    objective.to(next(learner.parameters()).device)
+    own = hearing.states(learner, team) if params.student.freeze_encoder else None
+    outputs, states = teacher_outputs(hearing, models, objective, clips, own)
+    if own is None or "models" in objective.needs:
+        hearing.wanted.add(hearing.kind(teacher=False))
+    if isinstance(outputs, LiveTeachers) and None in outputs.states:
+        hearing.wanted.add(hearing.kind(teacher=True))
     asker = Asker(
-        family=family,
+        family=hearing.family,
         student=learner,
         objective=objective,
         ears=hearing,
@@ -117,6 +102,18 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
     )
 
 
+def teacher_states(hearing: Hearing, models: Models, own: EncoderStates | None) -> EncoderStates | None:
+    """The teacher's encoder states, where its encoder never changes: the student's `own` where the two hear alike."""
+    assert models.teacher is not None
+    encoder = hearing.family.encoder(models.teacher)
+    if encoder is None or any(p.requires_grad for p in encoder.parameters()):
+        return None
+    alike = own is not None and models.pair.relatives and hearing.unchanging(teacher=True)
+    if alike and student.shares_encoder(hearing.params.student, models.teacher.config.encoder_layers):
+        return own
+    return hearing.states(models.teacher, models.team, teacher=True)
+
+
 def past(objective: Objective, learner: Any) -> SelfTeacher | None:
     """The student as it was, where the objective asks for it."""
     asks = objective.of_self()
@@ -131,18 +128,25 @@ def teacher_outputs(
     models: Models,
     objective: Objective,
     clips: Clips,
-    states: Callable[[], EncoderStates | None],
-) -> tuple[TeacherOutputs, EncoderStates | None]:
+    own: EncoderStates | None,
+) -> tuple[TeacherOutputs | None, EncoderStates | None]:
     """The teacher's outputs: kept ones where the objective can work with them and they fit the disk, else live.
 
-    And the encoder states that live ones come from, if any were computed.
+    And the teacher's encoder states, if they were computed. None where nobody asks for outputs.
     """
+    if models.teacher is None:
+        return None, None
+    if not ASKED & objective.needs:
+        return None, teacher_states(hearing, models, own)
     config, made = hearing.params.distill, list[LiveTeachers]()
 
     def live() -> LiveTeachers:
         if not made:
             more = further_teachers(hearing, models) if "teachers" in objective.needs else []
-            kept = [states(), *(hearing.states(model, models.team, teacher=True) for model in more)]
+            kept = [
+                teacher_states(hearing, models, own),
+                *(hearing.states(model, models.team, teacher=True) for model in more),
+            ]
             made.append(LiveTeachers(hearing.family, [models.teacher, *more], kept, hearing.teacher, models.kept))
         return made[0]
 
