@@ -8,7 +8,8 @@ from stillsmall.config import Student, parse
 
 WHOLE = {
     "model": None, "revision": None, "encoder_layers": None, "decoder_layers": None, "freeze_encoder": True,
-    "freeze": [], "language_embedding": None, "vocabulary": "full", "vocabulary_min_count": 1, "pruning": None, "save_dtype": "float32",
+    "freeze": [], "language_embedding": None,
+    "vocabulary": "full", "vocabulary_min_count": 1, "pruning": None, "save_dtype": "float32",
 }  # fmt: skip
 
 
