@@ -43,7 +43,7 @@ class CTranslate2Teacher(WhisperTeacher):
         compute.quiet()
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
         where = {} if Path(source).is_dir() else {"revision": config.revision}
-        self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
+        self.processor = WhisperProcessor.from_pretrained(source, **where)
         shape: Any = WhisperConfig.from_pretrained(source, **where)
         self.generation: Any = GenerationConfig.from_pretrained(source, **where)
         self.tokens = WhisperTokens.of(self.processor.tokenizer, self.generation)
@@ -104,9 +104,7 @@ class CTranslate2Teacher(WhisperTeacher):
         return found
 
     def _encode(self, requests: Sequence[Request]) -> Any:
-        extract = self.processor.feature_extractor
-        made = extract([r.audio for r in requests], sampling_rate=SAMPLE_RATE, return_tensors="np").input_features
-        features = ctranslate2.StorageView.from_array(np.ascontiguousarray(made, np.float32))
+        features = ctranslate2.StorageView.from_array(self.log_mel(requests))
         return self.model.encode(features, to_cpu=self.ear is not None)
 
     def _heard_languages(self, states: Any) -> list[tuple[str, float] | None]:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from stillsmall import compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
-from stillsmall.teachers import greedy
+from stillsmall.teachers import greedy, window
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
 
@@ -32,7 +32,7 @@ class TransformersTeacher(WhisperTeacher):
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
         where = {} if Path(source).is_dir() else {"revision": config.revision}
         self.device, self.dtype = compute.device(config.device), compute.dtype(config.dtype)
-        self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
+        self.processor = WhisperProcessor.from_pretrained(source, **where)
         model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=self.dtype, **where)
         self.model = model.to(self.device).eval()
         compute.check_vocabulary(self.processor.tokenizer, model, path)
@@ -88,9 +88,9 @@ class TransformersTeacher(WhisperTeacher):
 
     def _encode(self, requests: Sequence[Request]) -> Tensor:
         """(B, positions, D)."""
-        extract = self.processor.feature_extractor
-        features = extract([r.audio for r in requests], sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        return compute.encode(self.model.get_encoder(), features.to(self.device, self.dtype))
+        features = torch.from_numpy(self.log_mel(requests)).to(self.device, self.dtype)
+        encoder = self.model.get_encoder()
+        return compute.encode(window.narrowed(encoder, features.shape[-1] // window.FRAMES_PER_POSITION), features)
 
     def _ids(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, device=self.device)
