@@ -22,7 +22,7 @@ from stillsmall.progress import progress
 from stillsmall.teachers import TABLE
 from stillsmall.teachers.base import Clip, Failed, Hypothesis, Teacher, merged, uncovered
 
-SHARED = ("base", "batching", "greedy", "longform", "whisper", "window")
+SHARED = ("base", "batching", "greedy", "longform", "torch_decoder", "whisper", "window")
 CODE = ("stillsmall.audio", "stillsmall.whisper_tokens", *(f"stillsmall.teachers.{name}" for name in SHARED), __name__)
 WHERE = {"max_failed_share", "executor", "ray_address", "ray_actors", "gpus_per_actor"}  # changes no label
 

@@ -48,7 +48,14 @@ class Decoded:
     heard: tuple[str, float] | None = None  # the likeliest language and its share among the model's
     token_logprob: tuple[float, ...] | None = None
     token_entropy: tuple[float, ...] | None = None
+    mean_logprob: float | None = None  # of all tokens, where there are none per token
     temperature: float = 0.0
+
+    @property
+    def surety(self) -> float:
+        """The mean log-probability of all tokens, as Whisper's thresholds have it; 0 where nothing is known."""
+        known = self.mean_logprob if self.token_logprob is None else _mean(self.token_logprob)
+        return 0.0 if known is None else known
 
 
 class WhisperTeacher(ABC):
@@ -155,13 +162,13 @@ class WhisperTeacher(ABC):
         """Whisper's rule for another try: it loops, or is unsure, and somebody speaks."""
         most, least = self.config.compression_ratio_threshold, self.config.logprob_threshold
         loops = most is not None and compression_ratio(self.tokens.text(made.tokens)) > most
-        unsure = least is not None and (_mean(made.token_logprob) or 0.0) < least
+        unsure = least is not None and made.surety < least
         return (loops or unsure) and not self._silent(made)
 
     def _silent(self, made: Decoded) -> bool:
         """Whisper's rule for silence: it says so, and is unsure of the words that it gives."""
         most, least = self.config.no_speech_threshold, self.config.logprob_threshold
-        sure = least is not None and (_mean(made.token_logprob) or 0.0) >= least
+        sure = least is not None and made.surety >= least
         return most is not None and (made.no_speech_prob or 0.0) > most and not sure
 
     def _short(self, clip: Clip, request: Request, made: Decoded) -> Hypothesis:
@@ -173,15 +180,17 @@ class WhisperTeacher(ABC):
         return replace(row, compression_ratio=compression_ratio(text), **self._measures(made))
 
     def _measures(self, made: Decoded) -> dict[str, Any]:
+        """Columns of `Hypothesis`; the means are of the words and the end: times are unsure by nature."""
         said = [token < self.tokens.timestamp_begin for token in made.tokens]
         language, chance = made.heard or (None, None)
+        known = made.token_logprob is not None
         return {
             "no_speech_prob": made.no_speech_prob,
             "heard_language": language,
             "heard_language_prob": chance,
             "token_logprob": made.token_logprob,
             "token_entropy": made.token_entropy,
-            "mean_logprob": _mean(made.token_logprob, said),  # of the words and the end: times are unsure by nature
+            "mean_logprob": _mean(made.token_logprob, said) if known else made.mean_logprob,
             "mean_entropy": _mean(made.token_entropy, said),
         }
 
