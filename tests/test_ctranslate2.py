@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tiny
-from small import ROOT, params, tone
-from stillsmall import cache
+from small import ROOT, params, split, tone
+from stillsmall import cache, evaluation
 from stillsmall.config import Run
 from stillsmall.speech_lab.corpus import clips
 from stillsmall.teachers import ctranslate2 as backend
@@ -155,3 +155,18 @@ def test_the_mean_that_decides_on_another_try_is_that_of_all_tokens(spoken, beam
         assert (a.token_logprob is None) == (beams > 1) and a.surety == pytest.approx(b.surety, abs=0.02)
     rows = [found[0] for found in ours.transcribe(spoken[:8])]
     assert all(row.mean_logprob is not None and row.mean_logprob < 0 for row in rows)
+
+
+def test_a_conversion_has_the_models_parameters_and_int8_takes_less_room(folder):
+    ours = teacher(CTranslate2Teacher, folder.parent)
+    parameters, size = teacher(TransformersTeacher, folder.parent).size()
+    assert ours.size()[0] == parameters
+    assert 0.9 * size < ours.size()[1] < 1.2 * size  # another format with names of its own
+    assert teacher(CTranslate2Teacher, folder.parent, compute_type="int8").size()[1] < ours.size()[1]
+
+
+def test_evaluation_times_this_backend_too(folder, tmp_path):
+    made = params(**{"models.root": str(folder.parent), "evaluate.backend": "ctranslate2", "evaluate.speed_rounds": 1})
+    made = made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"max_new_tokens": 4, "device": "cpu"})})
+    found = evaluation.speed(made, split(tmp_path / "test", [{}, {}]), folder)
+    assert found["clips"] == 2 and found["teacher"]["parameters"] == found["student"]["parameters"] > 0

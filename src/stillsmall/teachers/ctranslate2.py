@@ -58,6 +58,12 @@ class CTranslate2Teacher(WhisperTeacher):
         if config.language not in ("per_utterance", "detect"):
             self.tokens.require_language(config.language, f"{path}.language")
 
+    def size(self) -> tuple[int, int]:
+        """The parameters are those of the model that was converted, the bytes those of the conversion."""
+        with torch.device("meta"):
+            model: Any = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(self.source, **self.where))
+        return sum(p.numel() for p in model.parameters()), (self.folder / "model.bin").stat().st_size
+
     def decode(self, requests: Sequence[Request], temperature: float) -> list[Decoded]:
         states = self._encode(requests)
         if temperature > 0:

@@ -44,6 +44,10 @@ class TransformersTeacher(WhisperTeacher):
         if config.language not in ("per_utterance", "detect"):
             self.tokens.require_language(config.language, f"{path}.language")
 
+    def size(self) -> tuple[int, int]:
+        held = list(self.model.parameters())
+        return sum(p.numel() for p in held), sum(p.numel() * p.element_size() for p in held)
+
     def release(self) -> None:
         super().release()
         if self.device.type == "cuda":

@@ -82,6 +82,10 @@ class WhisperTeacher(ABC):
         The names are those of columns of `Hypothesis`.
         """
 
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(parameters, bytes of the weights as they are computed with)."""
+
     def release(self) -> None:
         """Gives back what memory it can, after a batch was too large."""
         import gc
