@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -156,6 +157,7 @@ def rounds(
             start = time.perf_counter()
             texts[name] = made[name](clips)
             took.setdefault(name, []).append(time.perf_counter() - start)
+            print(f"round {turn + 1}: {name}: {took[name][-1]:.2f} s", file=sys.stderr, flush=True)
     return took, texts, faults
 
 
