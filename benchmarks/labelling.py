@@ -28,15 +28,16 @@ from stillsmall.config import Run
 from stillsmall.teachers.base import Clip
 
 PIPELINE, PEER = "transformers pipeline", "faster-whisper batched"
-CLIP = {"window": "clip"}
+SILENCE = {"window": "silence"}
 OURS: dict[str, dict[str, Any]] = {
     "transformers": {"backend": "transformers", "window": "full"},
-    "transformers, clip": {"backend": "transformers", **CLIP},
-    "transformers bfloat16, clip": {"backend": "transformers", "dtype": "bfloat16", **CLIP},
+    "transformers, silence": {"backend": "transformers", **SILENCE},
+    "transformers, clip": {"backend": "transformers", "window": "clip"},
+    "transformers bfloat16, silence": {"backend": "transformers", "dtype": "bfloat16", **SILENCE},
     "ctranslate2": {"backend": "ctranslate2", "window": "full"},
-    "ctranslate2, clip": {"backend": "ctranslate2", **CLIP},
+    "ctranslate2, silence": {"backend": "ctranslate2", **SILENCE},
     "ctranslate2 int8": {"backend": "ctranslate2", "compute_type": "int8", "window": "full"},
-    "ctranslate2 int8, clip": {"backend": "ctranslate2", "compute_type": "int8", **CLIP},
+    "ctranslate2 int8, silence": {"backend": "ctranslate2", "compute_type": "int8", **SILENCE},
 }
 PEERS = {PEER: "float32", f"{PEER}, int8": "int8"}
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--margin", type=float, default=1.0, help="pseudo_label.clip_margin_s of the clip windows")
+    parser.add_argument("--margin", type=float, default=1.0, help="clip_margin_s, where the window is not full")
     parser.add_argument("--systems", nargs="+", choices=[*OURS, PIPELINE, *PEERS], help="these alone")
     at = parser.parse_args()
     clips = clips_of(at.audio, at.clips)

@@ -1,4 +1,4 @@
-"""What `window: clip` costs and saves: words and speed by margin, beside the model's whole window.
+"""What `window: silence` and `window: clip` cost and save: words and speed by margin, beside the model's whole window.
 
     python benchmarks/windows.py                                                # the embedded teacher, its own speech
     python benchmarks/windows.py --model MODELS/whisper-tiny-l2en --audio FOLDER --clips 600
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import tempfile
 import time
@@ -52,8 +53,8 @@ def settings(at: argparse.Namespace) -> dict[str, dict[str, Any]]:
         for kind in kinds:
             which = {"backend": backend, "dtype" if backend == "transformers" else "compute_type": kind}
             made[f"{backend} {kind}, full"] = which
-            for margin in at.margins:
-                made[f"{backend} {kind}, clip + {margin:g} s"] = which | {"window": "clip", "clip_margin_s": margin}
+            for window, margin in itertools.product(at.windows, at.margins):
+                made[f"{backend} {kind}, {window} + {margin:g} s"] = which | {"window": window, "clip_margin_s": margin}
     return made
 
 
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--margins", type=float, nargs="*", default=[0.0, 0.5, 1.0, 2.0, 3.0])
+    parser.add_argument("--windows", nargs="*", default=["silence", "clip"])
     parser.add_argument("--backends", nargs="+", default=["transformers", "ctranslate2"])
     parser.add_argument("--compute-types", nargs="+", default=["float32", "int8"])
     parser.add_argument("--dtype", default="float32")

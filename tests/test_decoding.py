@@ -120,7 +120,7 @@ def test_options_that_cannot_be_are_refused_by_their_path():
 
 
 @pytest.mark.parametrize(
-    ("what", "names"), [("backend", ["transformers", "ctranslate2"]), ("window", ["full", "clip"])]
+    ("what", "names"), [("backend", ["transformers", "ctranslate2"]), ("window", ["full", "silence"])]
 )
 def test_backends_and_windows_are_compared_text_by_text(folder, tmp_path, monkeypatch, what, names):
     monkeypatch.setattr(cache, "ROOT", tmp_path)

@@ -110,9 +110,10 @@ def test_a_clip_window_says_what_a_model_with_that_window_says(folder, changes):
     assert [rows[0] for rows in made.transcribe(short)] == [rows[0] for rows in narrow.transcribe(short)]
 
 
+@pytest.mark.parametrize("window_of", ["clip", "silence"])
 @pytest.mark.parametrize("kind", BACKENDS)
-def test_a_clips_window_does_not_depend_on_its_company(folder, kind):
-    made = teacher(folder, kind, window="clip", clip_margin_s=0.0, batch_size=3)
+def test_a_clips_window_does_not_depend_on_its_company(folder, kind, window_of):
+    made = teacher(folder, kind, window=window_of, clip_margin_s=0.0, batch_size=3)
     together = [rows[0].text for rows in made.transcribe(CLIPS)]
     assert together == [made.transcribe([clip])[0][0].text for clip in CLIPS]
 
@@ -125,8 +126,39 @@ def test_both_backends_encode_as_many_positions_as_the_clips_have(folder, kind):
     assert teacher(folder, kind)._encode([made._request(CLIPS[1], False)]).shape[1] == 100
 
 
-def test_batches_hold_clips_of_one_window_only(folder, monkeypatch):
-    made, seen = teacher(folder, window="clip", clip_margin_s=0.0), []
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_silence_fills_the_window_with_the_states_of_a_silent_one(folder, kind):
+    made = teacher(folder, kind, window="silence", clip_margin_s=0.0)
+    clip = CLIPS[1]  # 0.4 s: 1 s is encoded, 50 of 100 positions
+    features = made.log_mel([made._request(clip, False)])
+    whole = EXTRACTOR([clip.audio], sampling_rate=16000, max_length=32000, return_tensors="np").input_features
+    floor = round(whole[0, 0, -1] / window.FLOOR_STEP) * window.FLOOR_STEP  # the last frame is padding
+    states = plain(made._encode([made._request(clip, False)]))
+    own, silent = made._states(features), made._states(np.full((1, 80, 200), floor, np.float32))
+    assert states.shape == (1, 100, 32) and whole[0, 0, -1] == pytest.approx(floor, abs=window.FLOOR_STEP / 2 + 1e-6)
+    np.testing.assert_allclose(states[:, :50], plain(own), atol=1e-5)
+    np.testing.assert_allclose(states[:, 50:], plain(silent)[:, 50:], atol=1e-5)
+
+
+def plain(states):
+    return states.detach().numpy() if isinstance(states, torch.Tensor) else np.array(states)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_silence_is_encoded_once_and_a_full_window_has_none(folder, kind, monkeypatch):
+    made, seen = teacher(folder, kind, window="silence", clip_margin_s=0.0), []
+    encode = made.silence.encode
+    monkeypatch.setattr(made.silence, "encode", lambda features: (seen.append(features.shape), encode(features))[1])
+    made.transcribe([CLIPS[2]])  # 1.9 s of 2
+    assert seen == []
+    for _ in range(2):
+        made.transcribe([CLIPS[0], CLIPS[1]])
+    assert set(seen) == {(1, 80, 200)} and len(seen) == len(made.silence.states) <= 2
+
+
+@pytest.mark.parametrize("window_of", ["clip", "silence"])
+def test_batches_hold_clips_of_one_window_only(folder, monkeypatch, window_of):
+    made, seen = teacher(folder, window=window_of, clip_margin_s=0.0), []
     decode = made.decode
     monkeypatch.setattr(made, "decode", lambda rs, t: (seen.append([r.name for r in rs]), decode(rs, t))[1])
     found = made.transcribe(CLIPS)
@@ -134,9 +166,10 @@ def test_batches_hold_clips_of_one_window_only(folder, monkeypatch):
     assert [rows[0].utt_id for rows in found] == [clip.utt_id for clip in CLIPS]
 
 
-def test_both_backends_say_the_same_in_windows_of_the_clips():
+@pytest.mark.parametrize("window_of", ["clip", "silence"])
+def test_both_backends_say_the_same_in_windows_of_the_clips(window_of):
     spoken = [Clip(str(i), clip.audio, "en") for i, clip in enumerate(clips("en-us", "test", 16, seed=3))]
-    short = {"window": "clip", "clip_margin_s": 1.0, "max_new_tokens": None, "timestamps": False}
+    short = {"window": window_of, "clip_margin_s": 1.0, "max_new_tokens": None, "timestamps": False}
     ours, theirs = (
         [rows[0].text for rows in teacher(ROOT / "models/demo/teacher", kind, **short).transcribe(spoken)]
         for kind in BACKENDS
@@ -147,7 +180,7 @@ def test_both_backends_say_the_same_in_windows_of_the_clips():
 @pytest.mark.parametrize("long_form", ["sequential", "chunked"])
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_long_recordings_come_out_in_windows_of_their_pieces(folder, kind, long_form):
-    changes = {"window": "clip", "clip_margin_s": 0.0, "max_new_tokens": None, "long_form": long_form}
+    changes = {"window": "silence", "clip_margin_s": 0.0, "max_new_tokens": None, "long_form": long_form}
     (rows,) = teacher(folder, kind, **changes).transcribe([Clip("long", tone(4.5, 300), "en")])
     assert all(0 <= row.start_s < row.end_s <= 4.5 + 1e-6 for row in rows)
 
@@ -160,8 +193,8 @@ def test_labels_of_another_window_have_another_name():
         config = section.model_copy(update=changes)
         return Labelling(config, params().run, "models", "pseudo_label").key(job, "revision")
 
-    names = [key(), key(window="clip"), key(window="clip", clip_margin_s=2.0)]
-    assert len(set(names)) == 3 and "stillsmall.teachers.window" in labelling.CODE
+    names = [key(), key(window="clip"), key(window="clip", clip_margin_s=2.0), key(window="silence")]
+    assert len(set(names)) == 4 and "stillsmall.teachers.window" in labelling.CODE
 
 
 def test_a_window_that_is_none_is_refused_by_its_path():

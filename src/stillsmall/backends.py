@@ -1,6 +1,6 @@
 """Whether two ways to label say the same: one teacher, the same clips and options, text against text.
 
-The two are the backends, or the model's whole window and windows of the clips' own length.
+The two are the backends, or the model's whole window and silence encoded once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stillsmall.teachers.base import Clip, Failed
 
 WAYS: dict[str, dict[str, dict[str, Any]]] = {  # what is compared: the names of both, and what they change
     "backend": {"transformers": {"backend": "transformers"}, "ctranslate2": {"backend": "ctranslate2"}},
-    "window": {"full": {"window": "full"}, "clip": {"window": "clip"}},
+    "window": {"full": {"window": "full"}, "silence": {"window": "silence"}},
 }
 
 

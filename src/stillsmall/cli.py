@@ -165,7 +165,7 @@ def plan(
     "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many, of data/prepared/train."
 )
 @click.option("--section", type=click.Choice(["pseudo_label", "validate"]), default="pseudo_label", show_default=True)
-@click.option("--windows", is_flag=True, help="Compare window: full with window: clip (the section's backend).")
+@click.option("--windows", is_flag=True, help="Compare window: full with window: silence (the section's backend).")
 @PARAMS
 def backends(clips: int, section: str, windows: bool, params: Path) -> None:
     """Whether the labelling backends say the same: identical texts, the error rate between them, what differs."""

@@ -24,6 +24,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from stillsmall import cache, compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
+from stillsmall.teachers import window
 from stillsmall.teachers.torch_decoder import TorchDecoder
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
@@ -53,6 +54,7 @@ class CTranslate2Teacher(WhisperTeacher):
             str(self.folder), device=self.device, compute_type=config.compute_type, intra_threads=run.threads
         )
         self._torch: TorchDecoder | None = None
+        self.silence: window.Silence[np.ndarray] = window.Silence(self._states)
         # CTranslate2 detects languages only with the vocabularies that OpenAI published
         self.detects = self.model.is_multilingual or not self.tokens.languages
         if config.language not in ("per_utterance", "detect"):
@@ -111,8 +113,17 @@ class CTranslate2Teacher(WhisperTeacher):
         return found
 
     def _encode(self, requests: Sequence[Request]) -> Any:
-        features = ctranslate2.StorageView.from_array(self.log_mel(requests))
-        return self.model.encode(features)
+        """(B, positions, D), where CTranslate2 computes."""
+        features = self.log_mel(requests)
+        states = self.model.encode(ctranslate2.StorageView.from_array(features))
+        if self.config.window == "silence" and features.shape[-1] < self.frames:
+            silence = self.silence.after(features, states.shape[1], self.frames)
+            joined = np.concatenate([_plain(states), np.concatenate(silence)], 1)
+            return ctranslate2.StorageView.from_array(joined).to(states.dtype)  # it takes states of the CPU, too
+        return states
+
+    def _states(self, features: np.ndarray) -> np.ndarray:
+        return _plain(self.model.encode(ctranslate2.StorageView.from_array(features)))
 
     @property
     def decoder(self) -> TorchDecoder:
@@ -128,8 +139,7 @@ class CTranslate2Teacher(WhisperTeacher):
 
     def _in_torch(self, states: Any) -> torch.Tensor:
         """CTranslate2's encoder states (B, positions, D) on torch's device, as `dtype`."""
-        plain = np.array(states.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
-        return torch.from_numpy(plain).to(self.device, compute.dtype(self.config.dtype))
+        return torch.from_numpy(_plain(states)).to(self.device, compute.dtype(self.config.dtype))
 
     def _heard_languages(self, states: Any) -> list[tuple[str, float] | None]:
         """The likeliest language of each window and its share among all."""
@@ -138,6 +148,11 @@ class CTranslate2Teacher(WhisperTeacher):
         if not self.detects:
             return self.decoder.hear(self._in_torch(states))
         return [(one[0][0].strip("<|>"), float(one[0][1])) for one in self.model.detect_language(states)]
+
+
+def _plain(states: Any) -> np.ndarray:
+    """CTranslate2's states as float32 on the CPU."""
+    return np.array(states.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
 
 
 def _measured(

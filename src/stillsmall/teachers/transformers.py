@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
@@ -38,6 +39,7 @@ class TransformersTeacher(WhisperTeacher):
         self.model = model.to(self.device).eval()
         compute.check_vocabulary(self.processor.tokenizer, model, path)
         self.tokens = WhisperTokens.of(self.processor.tokenizer, model.generation_config)
+        self.silence: window.Silence[Tensor] = window.Silence(self._states)
         self.decoder = TorchDecoder(self.model, self.tokens, config.task, run.seed)
         self.window_s = self.processor.feature_extractor.n_samples / SAMPLE_RATE
         self.positions = model.config.max_target_positions
@@ -79,9 +81,18 @@ class TransformersTeacher(WhisperTeacher):
 
     def _encode(self, requests: Sequence[Request]) -> Tensor:
         """(B, positions, D)."""
-        features = torch.from_numpy(self.log_mel(requests)).to(self.device, self.dtype)
-        encoder = self.model.get_encoder()
-        return compute.encode(window.narrowed(encoder, features.shape[-1] // window.FRAMES_PER_POSITION), features)
+        features = self.log_mel(requests)
+        states = self._states(features)
+        if self.config.window == "silence" and features.shape[-1] < self.frames:
+            silence = self.silence.after(features, states.shape[1], self.frames)
+            states = torch.cat([states, torch.cat(silence)], 1)
+        return states
+
+    @torch.inference_mode()
+    def _states(self, features: np.ndarray) -> Tensor:
+        encoder, positions = self.model.get_encoder(), features.shape[-1] // window.FRAMES_PER_POSITION
+        given = torch.from_numpy(features).to(self.device, self.dtype)
+        return compute.encode(window.narrowed(encoder, positions), given)
 
     def _forced(
         self, states: Tensor, prefixes: list[list[int]], sequences: Sequence[Sequence[int]]

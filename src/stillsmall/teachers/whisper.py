@@ -126,13 +126,19 @@ class WhisperTeacher(ABC):
 
     def samples(self, request: Request) -> int:
         """Samples that are encoded for a window of audio: the configuration's `window`."""
-        margin = self.config.clip_margin_s if self.config.window == "clip" else None
+        margin = None if self.config.window == "full" else self.config.clip_margin_s
         return window.samples_for(len(request.audio), margin, round(self.window_s * SAMPLE_RATE))
 
     def log_mel(self, requests: Sequence[Request]) -> np.ndarray:
         """(B, mels, frames) of requests of one number of samples."""
         extract = self.processor.feature_extractor
         return window.log_mel(extract, [r.audio for r in requests], max(map(self.samples, requests)))
+
+    @property
+    def frames(self) -> int:
+        """Frames of the log-mel of the whole window."""
+        extract = self.processor.feature_extractor
+        return int(extract.n_samples // extract.hop_length)
 
     def _all_heard(self, requests: Sequence[Request]) -> list[Decoded | Trouble]:
         """Every request's outcome, in order; in batches of those whose prompts and windows are of one length."""
