@@ -62,15 +62,16 @@ def label(folder: Path, changes: dict[str, Any], model: Path) -> None:
     """The prepared recording, through the stage's own function."""
     params = config.load(ROOT / "params.yaml")
     section: Transcribe = params.pseudo_label.model_copy(update={"model": model.name, "device": "cpu", **changes})
-    how = Labelling(section, params.run, str(model.parent), "pseudo_label")
+    run = params.run.model_copy(update={"threads": int(os.environ["OMP_NUM_THREADS"])})
+    how = Labelling(section, run, str(model.parent), "pseudo_label")
     labelling.transcribe(
         labelling.utterances(folder / "prepared/train"), how, folder / "out", folder / "failed.parquet"
     )
 
 
-def measured(folder: Path, *what: str) -> dict[str, Any]:
+def measured(folder: Path, threads: int, *what: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
-    environment = {**os.environ, "STILLSMALL_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "STILLSMALL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, "--child", str(folder), *what], env=environment, capture_output=True, text=True
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60, 180])
     parser.add_argument("--backends", nargs="+", default=["transformers"])
     parser.add_argument("--long-form", nargs="+", default=["sequential", "chunked"])
+    parser.add_argument("--threads", type=int, default=2)
     at = parser.parse_args()
     if at.child:
         child(Path(at.child[0]), *at.child[1:])
@@ -105,13 +107,13 @@ def main() -> None:
             folder = Path(store)
             (folder / "raw").mkdir()
             record(folder / "raw/long.wav", minutes)
-            found = measured(folder, "prepare", "", "")
+            found = measured(folder, at.threads, "prepare", "", "")
             pieces = manifest.read(folder / "prepared/train/manifest.parquet", manifest.UTTERANCE).num_rows
             print(json.dumps({"minutes": minutes, "what": "prepare", "pieces": pieces, **found}), flush=True)
             for backend in at.backends:
                 for form in at.long_form:
                     changes = json.dumps({"backend": backend, "long_form": form})
-                    found = measured(folder, "label", str(at.model.resolve()), changes)
+                    found = measured(folder, at.threads, "label", str(at.model.resolve()), changes)
                     rows = manifest.read(folder / "out", manifest.HYPOTHESIS).num_rows
                     what = f"{backend}, {form}"
                     print(json.dumps({"minutes": minutes, "what": what, "hypotheses": rows, **found}), flush=True)
