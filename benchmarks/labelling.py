@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--margin", type=float, default=1.0, help="clip_margin_s, where the window is not full")
+    parser.add_argument("--margin", type=float, default=3.0, help="clip_margin_s, where the window is not full")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--systems", nargs="+", choices=[*OURS, PIPELINE, *PEERS], help="these alone")
     at = parser.parse_args()
