@@ -1,10 +1,11 @@
-"""Audio seconds labelled in a second: our two backends beside transformers' pipeline and faster-whisper.
+"""Audio seconds labelled in a second: our backends and windows beside transformers' pipeline and faster-whisper.
 
     python benchmarks/labelling.py                                              # the embedded teacher, its own speech
     python benchmarks/labelling.py --model MODELS/whisper-tiny-l2en --audio FOLDER --clips 48
 
-Same weights, same clips of mixed lengths, same language and greedy decoding, float32 on a CPU. The systems take turns
-in every round of one run; the figures are medians over the rounds, the ratios medians of ratios within a round.
+Same weights, same clips of mixed lengths, same language and greedy decoding, on a CPU; float32 where nothing else is
+said. The systems take turns in every round of one run; the figures are medians over the rounds, the ratios medians of
+ratios within a round.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +28,19 @@ from stillsmall.config import Run
 from stillsmall.teachers.base import Clip
 
 PIPELINE, PEER = "transformers pipeline", "faster-whisper batched"
+SILENCE = {"window": "silence"}
+OURS: dict[str, dict[str, Any]] = {
+    "transformers": {"backend": "transformers", "window": "full"},
+    "transformers, silence": {"backend": "transformers", **SILENCE},
+    "transformers, clip": {"backend": "transformers", "window": "clip"},
+    "transformers bfloat16, silence": {"backend": "transformers", "dtype": "bfloat16", **SILENCE},
+    "ctranslate2": {"backend": "ctranslate2", "window": "full"},
+    "ctranslate2, silence": {"backend": "ctranslate2", **SILENCE},
+    "ctranslate2 int8": {"backend": "ctranslate2", "compute_type": "int8", "window": "full"},
+    "ctranslate2 int8, silence": {"backend": "ctranslate2", "compute_type": "int8", **SILENCE},
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # cpu: with one thread, where others use the machine
+PEERS = {PEER: "float32", f"{PEER}, int8": "int8"}
 
 
 def clips_of(folder: Path | None, count: int) -> list[Clip]:
@@ -39,15 +54,16 @@ def clips_of(folder: Path | None, count: int) -> list[Clip]:
     return [Clip(p.stem, audio.decode(p), "en") for p in chosen]
 
 
-def ours(backend: str, model: Path, batch: int, threads: int) -> Callable[[list[Clip]], list[str]]:
+def ours(changes: dict[str, Any], at: argparse.Namespace) -> Callable[[list[Clip]], list[str]]:
     from stillsmall.plugins import resolve
     from stillsmall.teachers import TABLE
 
+    common = {"model": at.model.name, "language": "en", "timestamps": False, "batch_size": at.batch, "device": "cpu"}
     section = config.load(Path(__file__).resolve().parents[1] / "params.yaml").pseudo_label.model_copy(
-        update={"model": model.name, "language": "en", "timestamps": False, "batch_size": batch, "device": "cpu"}
-        | {"dtype": "float32", "compute_type": "float32", "num_beams": 1}
+        update={**common, "dtype": "float32", "compute_type": "float32", "num_beams": 1, **changes}
     )
-    made = resolve(TABLE, backend, "backend")(section, Run(seed=1, threads=threads), model.parent, "benchmark")
+    run = Run(seed=1, threads=at.threads)
+    made = resolve(TABLE, section.backend, "backend")(section, run, at.model.parent, "benchmark")
     return lambda clips: [rows[0].text for rows in made.transcribe(clips)]
 
 
@@ -65,11 +81,11 @@ def pipeline(model: Path, batch: int) -> Callable[[list[Clip]], list[str]]:
     return run
 
 
-def peer(folder: Path, batch: int, threads: int) -> Callable[[list[Clip]], list[str]]:
+def peer(folder: Path, kind: str, batch: int, threads: int) -> Callable[[list[Clip]], list[str]]:
     """faster-whisper's own batched pipeline on our conversion: all clips as one recording, a window per clip."""
     import faster_whisper
 
-    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads)
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type=kind, cpu_threads=threads)
     batched = faster_whisper.BatchedInferencePipeline(model)
 
     def run(clips: list[Clip]) -> list[str]:
@@ -94,26 +110,40 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--margin", type=float, default=3.0, help="clip_margin_s, where the window is not full")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--systems", nargs="+", choices=[*OURS, PIPELINE, *PEERS], help="these alone")
     at = parser.parse_args()
     clips = clips_of(at.audio, at.clips)
     with tempfile.TemporaryDirectory() as store:
         cache.ROOT = Path(store)
-        measured = rounds(systems(at), clips, at.rounds)
+        measured = rounds(systems(at), clips, at.rounds, CLOCKS[at.clock])
     print(json.dumps(summary(*measured, clips, at), indent=2))
 
 
 def systems(at: argparse.Namespace) -> dict[str, Callable[[list[Clip]], list[str]]]:
+    """Those asked for; the peers' CTranslate2 model is our conversion to float32."""
     import torch
+    from transformers import WhisperProcessor
 
-    made = {name: ours(name, at.model, at.batch, at.threads) for name in ("transformers", "ctranslate2")}
+    from stillsmall import compute
+    from stillsmall.teachers.ctranslate2 import converted
+
+    wanted = at.systems or [*OURS, PIPELINE, *PEERS]
+    made = {name: ours({**changes, "clip_margin_s": at.margin}, at) for name, changes in OURS.items() if name in wanted}
     torch.set_num_threads(at.threads)
-    made[PIPELINE] = pipeline(at.model, at.batch)
-    (converted,) = (cache.ROOT / "ctranslate2").iterdir()
-    return made | {PEER: peer(converted, at.batch, at.threads)}
+    if PIPELINE in wanted:
+        made[PIPELINE] = pipeline(at.model, at.batch)
+    for name, kind in PEERS.items():
+        if name in wanted:
+            source, revision = compute.locate(at.model.parent, at.model.name, None, "benchmark")
+            folder = converted(source, revision, "float32", WhisperProcessor.from_pretrained(source), {})
+            made[name] = peer(folder, kind, at.batch, at.threads)
+    return made
 
 
 def rounds(
-    made: dict[str, Callable[[list[Clip]], list[str]]], clips: list[Clip], count: int
+    made: dict[str, Callable[[list[Clip]], list[str]]], clips: list[Clip], count: int, clock: Callable[[], float]
 ) -> tuple[dict[str, list[float]], dict[str, list[str]], dict[str, str]]:
     """(seconds per round, texts, faults) by system; a system that cannot do it is reported and left out."""
     took: dict[str, list[float]] = {}
@@ -127,9 +157,10 @@ def rounds(
     for turn in range(count):
         names = [name for name in made if name not in faults]
         for name in names if turn % 2 == 0 else names[::-1]:
-            start = time.perf_counter()
+            start = clock()
             texts[name] = made[name](clips)
-            took.setdefault(name, []).append(time.perf_counter() - start)
+            took.setdefault(name, []).append(clock() - start)
+            print(f"round {turn + 1}: {name}: {took[name][-1]:.2f} s", file=sys.stderr, flush=True)
     return took, texts, faults
 
 
@@ -143,9 +174,11 @@ def summary(
             return None
         return round(statistics.median(b / a for a, b in zip(took[one], took[other], strict=True)), 2)
 
+    first = next(iter(texts))
+
     def alike(name: str) -> float | None:
-        same = [a == b for a, b in zip(texts[name], texts["transformers"], strict=False)]
-        return round(sum(same) / len(same), 4) if len(texts[name]) == len(texts["transformers"]) else None
+        same = [a == b for a, b in zip(texts[name], texts[first], strict=False)]
+        return round(sum(same) / len(same), 4) if len(texts[name]) == len(texts[first]) else None
 
     return {
         "model": at.model.name,
@@ -155,11 +188,11 @@ def summary(
         "shortest_s": round(min(clip.duration_s for clip in clips), 2),
         "batch": at.batch,
         "threads": at.threads,
+        "clock": at.clock,
         "times_real_time": {name: round(seconds / statistics.median(t), 2) for name, t in took.items()},
         "seconds": {name: [round(x, 2) for x in t] for name, t in took.items()},
-        "same_text_as_transformers_backend": {name: alike(name) for name in took},
-        "times_as_fast_as_the_pipeline": {name: ratio(name, PIPELINE) for name in ("transformers", "ctranslate2")},
-        "times_as_fast_as_faster_whisper": {name: ratio(name, PEER) for name in ("transformers", "ctranslate2")},
+        f"same_text_as_{first}": {name: alike(name) for name in took},
+        **{f"times_as_fast_as_{other}": {name: ratio(name, other) for name in took} for other in (PIPELINE, *PEERS)},
         "could_not": faults,
     }
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import tiny
-from small import ROOT, params, tone
-from stillsmall import cache
-from stillsmall.config import ConfigError, Run
+from small import ROOT, params, split, tone
+from stillsmall import cache, evaluation
+from stillsmall.config import Run
 from stillsmall.speech_lab.corpus import clips
 from stillsmall.teachers import ctranslate2 as backend
 from stillsmall.teachers.base import Clip
@@ -105,6 +105,68 @@ def test_a_tiny_model_and_an_unknown_language(folder):
     assert len(rows[0].tokens) <= 13
 
 
-def test_sampling_is_refused_with_the_backend_that_can(folder):
-    with pytest.raises(ConfigError, match=r"pseudo_label\.temperatures: got \[0\.0, 0\.4\].*backend: transformers"):
-        teacher(CTranslate2Teacher, folder.parent, temperatures=[0.0, 0.4])
+WILD = {"temperatures": [0.0, 0.6], "logprob_threshold": -1e-6, "no_speech_threshold": None}
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_samples_are_those_of_the_transformers_backend(spoken, timestamps):
+    ours, theirs = (
+        [rows[0] for rows in teacher(kind, timestamps=timestamps, **WILD).transcribe(spoken)]
+        for kind in (CTranslate2Teacher, TransformersTeacher)
+    )
+    assert sum(a.tokens == b.tokens for a, b in zip(ours, theirs, strict=True)) >= 22
+    greedy = [rows[0] for rows in teacher(CTranslate2Teacher, timestamps=timestamps).transcribe(spoken)]
+    assert any(a.tokens != b.tokens for a, b in zip(ours, greedy, strict=True))
+
+
+def test_samples_depend_on_the_seed_and_the_utterance_and_not_on_those_before_it(folder):
+    clips = [Clip(f"c{i}", tone(s, 200 + 90 * i, i), "en") for i, s in enumerate([1.0, 0.4, 1.9])]
+    made = teacher(CTranslate2Teacher, folder.parent, max_new_tokens=12, **WILD | {"temperatures": [0.0, 1.5]})
+    forwards = [rows[0].tokens for rows in made.transcribe(clips)]
+    assert forwards == [made.transcribe([clip])[0][0].tokens for clip in clips[::-1]][::-1]
+    made.decoder.seed = 2
+    assert forwards != [rows[0].tokens for rows in made.transcribe(clips)]
+
+
+def test_the_torch_decoder_is_loaded_when_a_text_is_bad_and_not_before(spoken):
+    sure = teacher(
+        CTranslate2Teacher, temperatures=[0.0, 0.4], logprob_threshold=None, compression_ratio_threshold=None
+    )
+    sure.detects = True
+    sure._heard_languages = lambda states: [None] * states.shape[0]  # these models detect languages in torch
+    sure.transcribe(spoken[:3])
+    assert sure._torch is None
+    wild = teacher(CTranslate2Teacher, **WILD)
+    wild._heard_languages = sure._heard_languages
+    wild.transcribe(spoken[:1])
+    assert wild._torch is not None and "encoder" not in dict(wild._torch.model.model.named_children())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_mean_that_decides_on_another_try_is_that_of_all_tokens(spoken, beams):
+    ours = teacher(CTranslate2Teacher, timestamps=False, num_beams=beams)
+    theirs = teacher(TransformersTeacher, timestamps=False)
+    requests = [ours._request(clip, False) for clip in spoken[:8]]
+    pairs = list(zip(ours.decode(requests, 0.0), theirs.decode(requests, 0.0), strict=True))
+    same = [(a, b) for a, b in pairs if a.tokens == b.tokens]
+    assert len(same) >= 4
+    for a, b in same:
+        assert a.mean_logprob == pytest.approx(np.mean(b.token_logprob), abs=0.02)
+        assert (a.token_logprob is None) == (beams > 1) and a.surety == pytest.approx(b.surety, abs=0.02)
+    rows = [found[0] for found in ours.transcribe(spoken[:8])]
+    assert all(row.mean_logprob is not None and row.mean_logprob < 0 for row in rows)
+
+
+def test_a_conversion_has_the_models_parameters_and_int8_takes_less_room(folder):
+    ours = teacher(CTranslate2Teacher, folder.parent)
+    parameters, size = teacher(TransformersTeacher, folder.parent).size()
+    assert ours.size()[0] == parameters
+    assert 0.9 * size < ours.size()[1] < 1.2 * size  # another format with names of its own
+    assert teacher(CTranslate2Teacher, folder.parent, compute_type="int8").size()[1] < ours.size()[1]
+
+
+def test_evaluation_times_this_backend_too(folder, tmp_path):
+    made = params(**{"models.root": str(folder.parent), "evaluate.backend": "ctranslate2", "evaluate.speed_rounds": 1})
+    made = made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"max_new_tokens": 4, "device": "cpu"})})
+    found = evaluation.speed(made, split(tmp_path / "test", [{}, {}]), folder)
+    assert found["clips"] == 2 and found["teacher"]["parameters"] == found["student"]["parameters"] > 0

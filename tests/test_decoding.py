@@ -5,7 +5,7 @@ import torch
 
 import tiny
 from small import params, tone
-from stillsmall import backends, cache
+from stillsmall import backends, cache, metrics
 from stillsmall.config import ConfigError, Run, Transcribe, parse
 from stillsmall.teachers.base import Clip, Failed
 from stillsmall.teachers.transformers import TransformersTeacher
@@ -119,11 +119,27 @@ def test_options_that_cannot_be_are_refused_by_their_path():
         parse(Transcribe, {**section, "temperatures": []}, "pseudo_label")
 
 
-def test_backends_are_compared_text_by_text(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "names"), [("backend", ["transformers", "ctranslate2"]), ("window", ["full", "silence"])]
+)
+def test_backends_and_windows_are_compared_text_by_text(folder, tmp_path, monkeypatch, what, names):
     monkeypatch.setattr(cache, "ROOT", tmp_path)
     root = str(folder.parent)
     made = params(**{"models.root": root, "pseudo_label.device": "cpu", "pseudo_label.compute_type": "float32"})
     made = made.model_copy(update={"pseudo_label": made.pseudo_label.model_copy(update={"max_new_tokens": 8})})
-    found = backends.compare(made, CLIPS[:3])
+    found = backends.compare(made, CLIPS[:3], what=what)
     assert found.clips == 3 and found.identical == 3 - len(found.different)
-    assert backends.show(found)[0].startswith(f"{found.identical} of 3 texts are identical")
+    lines = backends.show(found)
+    assert lines[0].startswith(f"{found.identical} of 3 texts are identical")
+    assert [line.split(":")[0].strip() for line in lines[2:4]] == (names if found.different else [])
+
+
+def test_what_differs_is_shown_under_the_names_of_both_ways():
+    counts = metrics.mer("a b", "a c")
+    shown = backends.show(backends.Agreement(2, 1, counts, (("x", "a b", "a c"),), ("full", "clip")))
+    assert shown == [
+        "1 of 2 texts are identical (50.0%), mixed error rate between them 50.00%",
+        "x",
+        "  full: a b",
+        "  clip: a c",
+    ]

@@ -192,14 +192,15 @@ def plan(
     "--clips", type=click.IntRange(min=1), default=32, show_default=True, help="How many, of data/prepared/train."
 )
 @click.option("--section", type=click.Choice(["pseudo_label", "validate"]), default="pseudo_label", show_default=True)
+@click.option("--windows", is_flag=True, help="Compare window: full with window: silence (the section's backend).")
 @PARAMS
-def backends(clips: int, section: str, params: Path) -> None:
+def backends(clips: int, section: str, windows: bool, params: Path) -> None:
     """Whether the labelling backends say the same: identical texts, the error rate between them, what differs."""
     from stillsmall import backends as room
     from stillsmall import config
 
     some = room.some(params.resolve().parent / "data/prepared/train", clips)
-    for line in room.show(room.compare(config.load(params), some, section)):
+    for line in room.show(room.compare(config.load(params), some, section, "window" if windows else "backend")):
         click.echo(line)
 
 

@@ -109,6 +109,8 @@ class Decoding(Section):
     compression_ratio_threshold: Annotated[float, Field(gt=0)] | None
     logprob_threshold: Annotated[float, Field(lt=0)] | None
     no_speech_threshold: Share | None
+    window: Literal["full", "clip", "silence"]
+    clip_margin_s: Annotated[float, Field(ge=0)]
     long_form: Literal["sequential", "chunked"]
     condition_on_previous_text: bool
     batch_size: Positive

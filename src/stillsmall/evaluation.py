@@ -60,6 +60,7 @@ def _without_decoder(params: Params, model: str, revision: str | None) -> dict[s
         "temperatures": [0.0],
         "condition_on_previous_text": False,
         "max_new_tokens": None,
+        "window": "full",
         "language": "per_utterance" if spoken == "detect" else spoken,
     }
 
@@ -206,13 +207,13 @@ def _some_clips(split: Path, most: int, window_s: float) -> list[Clip]:
 
 
 def _figures(system: Any, took: list[float], seconds: float) -> dict[str, Any]:
-    parameters = list(system.model.parameters())
+    parameters, size = system.size()
     return {
         "real_time_factor": round(statistics.median(took) / seconds, 6),
         "times_real_time": round(seconds / statistics.median(took), 3),
         "seconds": [round(t, 4) for t in took],
-        "parameters": sum(p.numel() for p in parameters),
-        "bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "parameters": parameters,
+        "bytes": size,
     }
 
 

@@ -22,7 +22,7 @@ from stillsmall.progress import progress
 from stillsmall.teachers import TABLE
 from stillsmall.teachers.base import Clip, Failed, Hypothesis, Teacher, merged, uncovered
 
-SHARED = ("base", "batching", "ctc", "greedy", "longform", "whisper")
+SHARED = ("base", "batching", "ctc", "greedy", "longform", "torch_decoder", "whisper", "window")
 MODULES = ("audio", "ctc", "whisper_tokens", *(f"teachers.{name}" for name in SHARED))
 CODE = (*(f"stillsmall.{name}" for name in MODULES), __name__)
 WHERE = {"max_failed_share", "executor", "ray_address", "ray_actors", "gpus_per_actor"}  # changes no label

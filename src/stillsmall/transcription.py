@@ -29,6 +29,7 @@ def listener(model: str, language: str | None, timestamps: bool, device: str, th
         | {"task": "transcribe", "timestamps": timestamps, "num_beams": 1, "batch_size": 8, "max_new_tokens": None}
         | {"device": device, "dtype": "float32", "compute_type": "auto", "temperatures": [0.0]}
         | {"compression_ratio_threshold": None, "logprob_threshold": -1.0, "no_speech_threshold": 0.6}
+        | {"window": "full", "clip_margin_s": 3.0}
         | {"long_form": "sequential", "condition_on_previous_text": False, "max_failed_share": 0.0}
         | {"executor": "local", "ray_address": None, "ray_actors": 1, "gpus_per_actor": 0.0}
     )

@@ -32,6 +32,7 @@ NEUTRAL: dict[str, Any] = {
     "temperatures": [0.0],
     "condition_on_previous_text": False,
     "max_new_tokens": None,
+    "window": "full",  # a clip is heard at its own length in any case
 }
 
 
@@ -62,6 +63,11 @@ class CtcTeacher:
         self.model = ctc.load(source, config.revision, self.dtype, path).to(self.device)
         self.units = Units.of(self.processor.tokenizer, self.model.config, path)
         self.batches = Batches(config.batch_size, path, self.release)
+
+    def size(self) -> tuple[int, int]:
+        """(parameters, bytes of the weights as they are computed with)."""
+        held = list(self.model.parameters())
+        return sum(p.numel() for p in held), sum(p.numel() * p.element_size() for p in held)
 
     def release(self) -> None:
         """Gives back what memory it can, after a batch was too large."""

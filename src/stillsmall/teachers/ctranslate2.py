@@ -1,10 +1,11 @@
 """The teacher through CTranslate2 (the engine of faster-whisper): converted once, then several times as fast.
 
 Any Whisper folder or hub id is converted on first use and kept under the digest of its weights, the number type and
-CTranslate2's version. What this engine cannot give is None or refused: it draws samples from a generator that cannot
-be seeded per utterance, so `temperatures` has to be [0.0]; it scores no given text, so chunks of long recordings have a
-mean log-probability (of their words, by forced alignment) but none per token, and no entropy.
-Per-token measures of short clips are those of the tokens that its rules still allow.
+CTranslate2's version. CTranslate2 encodes and searches. It draws samples from a generator per thread that is seeded
+once, so that a label would depend on those before it: samples (the fallback by temperature) are drawn by the model's
+decoder in torch, with the seeds and the rules of the transformers backend, on CTranslate2's encoder states. It scores
+no given text, so chunks of long recordings have a mean log-probability (of their words, by forced alignment) but none
+per token, and no entropy. Per-token measures of short clips are those of the tokens that its rules still allow.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from stillsmall import cache, compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import ConfigError, Run, Transcribe
 from stillsmall.ctc import KINDS
+from stillsmall.teachers import window
+from stillsmall.teachers.torch_decoder import TorchDecoder
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
 
@@ -36,17 +39,13 @@ class CTranslate2Teacher(WhisperTeacher):
 
     def __init__(self, config: Transcribe, run: Run, models_root: str | Path, path: str) -> None:
         super().__init__(config, run, path)
-        if any(config.temperatures):
-            raise ConfigError(
-                f"{path}.temperatures: got {config.temperatures}; this backend samples without a seed per utterance, "
-                "so it takes [0.0] alone; use backend: transformers for a fallback by temperature"
-            )
         if compute.model_type(models_root, config.model, config.revision) in KINDS:
             raise ConfigError(f"{path}.backend: got 'ctranslate2'; {config.model} is a CTC model: use transformers")
         compute.quiet()
-        source, self.revision = compute.locate(models_root, config.model, config.revision, path)
-        where = {} if Path(source).is_dir() else {"revision": config.revision}
-        self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
+        self.source, self.revision = compute.locate(models_root, config.model, config.revision, path)
+        source = self.source
+        where = self.where = {} if Path(source).is_dir() else {"revision": config.revision}
+        self.processor = WhisperProcessor.from_pretrained(source, **where)
         shape: Any = WhisperConfig.from_pretrained(source, **where)
         self.generation: Any = GenerationConfig.from_pretrained(source, **where)
         self.tokens = WhisperTokens.of(self.processor.tokenizer, self.generation)
@@ -57,14 +56,23 @@ class CTranslate2Teacher(WhisperTeacher):
         self.model = ctranslate2.models.Whisper(
             str(self.folder), device=self.device, compute_type=config.compute_type, intra_threads=run.threads
         )
-        # CTranslate2 detects languages only with the vocabularies that OpenAI published: others get a torch decoder
-        detects = self.model.is_multilingual or not self.tokens.languages
-        self.ear = None if detects else _Ear(source, where, self.tokens, run.threads)
+        self._torch: TorchDecoder | None = None
+        self.silence: window.Silence[np.ndarray] = window.Silence(self._states)
+        # CTranslate2 detects languages only with the vocabularies that OpenAI published
+        self.detects = self.model.is_multilingual or not self.tokens.languages
         if config.language not in ("per_utterance", "detect"):
             self.tokens.require_language(config.language, f"{path}.language")
 
+    def size(self) -> tuple[int, int]:
+        """The parameters are those of the model that was converted, the bytes those of the conversion."""
+        with torch.device("meta"):
+            model: Any = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(self.source, **self.where))
+        return sum(p.numel() for p in model.parameters()), (self.folder / "model.bin").stat().st_size
+
     def decode(self, requests: Sequence[Request], temperature: float) -> list[Decoded]:
         states = self._encode(requests)
+        if temperature > 0:
+            return self.decoder.decode(self._in_torch(states), requests, temperature, self.room)
         heard = self._heard_languages(states)
         languages = [r.language or (h[0] if h else "en") for r, h in zip(requests, heard, strict=True)]
         prefixes = [self.tokens.prefix(name, self.config.task, requests[0].timestamps) for name in languages]
@@ -89,7 +97,8 @@ class CTranslate2Teacher(WhisperTeacher):
         tokens = [t for t in made.sequences_ids[0] if t != self.tokens.end]
         tokens.append(self.tokens.end)
         logprob, entropy = _measured(made.logits[0], tokens) if made.logits else (None, None)
-        return Decoded(tuple(tokens), language, made.no_speech_prob, ear, logprob, entropy)
+        mean = made.scores[0] * (len(tokens) - 1) / len(tokens)  # theirs is per token without the end
+        return Decoded(tuple(tokens), language, made.no_speech_prob, ear, logprob, entropy, mean)
 
     def measure(self, requests: Sequence[Request], sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         """The mean log-probability of the words, by CTranslate2's forced alignment (without timestamps)."""
@@ -107,18 +116,46 @@ class CTranslate2Teacher(WhisperTeacher):
         return found
 
     def _encode(self, requests: Sequence[Request]) -> Any:
-        extract = self.processor.feature_extractor
-        made = extract([r.audio for r in requests], sampling_rate=SAMPLE_RATE, return_tensors="np").input_features
-        features = ctranslate2.StorageView.from_array(np.ascontiguousarray(made, np.float32))
-        return self.model.encode(features, to_cpu=self.ear is not None)
+        """(B, positions, D), where CTranslate2 computes."""
+        features = self.log_mel(requests)
+        states = self.model.encode(ctranslate2.StorageView.from_array(features))
+        if self.config.window == "silence" and features.shape[-1] < self.frames:
+            silence = self.silence.after(features, states.shape[1], self.frames)
+            joined = np.concatenate([_plain(states), np.concatenate(silence)], 1)
+            return ctranslate2.StorageView.from_array(joined).to(states.dtype)  # it takes states of the CPU, too
+        return states
+
+    def _states(self, features: np.ndarray) -> np.ndarray:
+        return _plain(self.model.encode(ctranslate2.StorageView.from_array(features)))
+
+    @property
+    def decoder(self) -> TorchDecoder:
+        """The model's decoder in torch, loaded when it is first asked: for samples, and to hear languages."""
+        if self._torch is None:
+            compute.set_threads(self.run.threads)
+            kind = compute.dtype(self.config.dtype)
+            model: Any = WhisperForConditionalGeneration.from_pretrained(self.source, dtype=kind, **self.where)
+            del model.model.encoder
+            model = model.to(self.device).eval()
+            self._torch = TorchDecoder(model, self.tokens, self.config.task, self.run.seed)
+        return self._torch
+
+    def _in_torch(self, states: Any) -> torch.Tensor:
+        """CTranslate2's encoder states (B, positions, D) on torch's device, as `dtype`."""
+        return torch.from_numpy(_plain(states)).to(self.device, compute.dtype(self.config.dtype))
 
     def _heard_languages(self, states: Any) -> list[tuple[str, float] | None]:
         """The likeliest language of each window and its share among all."""
         if not self.tokens.languages:
             return [None] * states.shape[0]
-        if self.ear is not None:
-            return self.ear(states)
+        if not self.detects:
+            return self.decoder.hear(self._in_torch(states))
         return [(one[0][0].strip("<|>"), float(one[0][1])) for one in self.model.detect_language(states)]
+
+
+def _plain(states: Any) -> np.ndarray:
+    """CTranslate2's states as float32 on the CPU."""
+    return np.array(states.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
 
 
 def _measured(
@@ -136,24 +173,6 @@ def _measured(
     logprob = table[np.arange(len(tokens)), list(tokens)]
     entropy = -np.where(chances > 0, chances * table, 0).sum(1)
     return tuple(logprob.tolist()), tuple(entropy.tolist())
-
-
-class _Ear:
-    """The language of encoder states by one step of the model's decoder in torch, for vocabularies of one's own."""
-
-    def __init__(self, source: str, where: dict[str, Any], tokens: WhisperTokens, threads: int) -> None:
-        compute.set_threads(threads)
-        model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **where)
-        self.decoder, self.project = model.model.decoder.eval(), model.proj_out
-        self.start, self.names, self.ids = tokens.start, list(tokens.languages), list(tokens.languages.values())
-
-    @torch.inference_mode()
-    def __call__(self, states: Any) -> list[tuple[str, float] | None]:
-        encoded = torch.from_numpy(np.array(states.to(ctranslate2.DataType.float32)))
-        start = torch.full((len(encoded), 1), self.start)
-        out = self.decoder(input_ids=start, encoder_hidden_states=encoded, use_cache=False).last_hidden_state[:, -1]
-        best = self.project(out)[:, self.ids].softmax(-1).max(-1)
-        return [(self.names[i], float(p)) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
 def converted(source: str, revision: str, compute_type: str, processor: Any, where: dict[str, Any]) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
@@ -18,8 +19,9 @@ from stillsmall import compute
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
 from stillsmall.ctc import KINDS
-from stillsmall.teachers import greedy
+from stillsmall.teachers import window
 from stillsmall.teachers.base import Teacher
+from stillsmall.teachers.torch_decoder import Said, TorchDecoder
 from stillsmall.teachers.whisper import Decoded, Request, WhisperTeacher
 from stillsmall.whisper_tokens import WhisperTokens
 
@@ -43,16 +45,21 @@ class TransformersTeacher(WhisperTeacher):
         source, self.revision = compute.locate(models_root, config.model, config.revision, path)
         where = {} if Path(source).is_dir() else {"revision": config.revision}
         self.device, self.dtype = compute.device(config.device), compute.dtype(config.dtype)
-        self.processor: Any = WhisperProcessor.from_pretrained(source, **where)
+        self.processor = WhisperProcessor.from_pretrained(source, **where)
         model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=self.dtype, **where)
         self.model = model.to(self.device).eval()
         compute.check_vocabulary(self.processor.tokenizer, model, path)
         self.tokens = WhisperTokens.of(self.processor.tokenizer, model.generation_config)
-        self.rules = greedy.Rules(self.tokens, model.generation_config, model.config.vocab_size, self.device)
+        self.silence: window.Silence[Tensor] = window.Silence(self._states)
+        self.decoder = TorchDecoder(self.model, self.tokens, config.task, run.seed)
         self.window_s = self.processor.feature_extractor.n_samples / SAMPLE_RATE
         self.positions = model.config.max_target_positions
         if config.language not in ("per_utterance", "detect"):
             self.tokens.require_language(config.language, f"{path}.language")
+
+    def size(self) -> tuple[int, int]:
+        held = list(self.model.parameters())
+        return sum(p.numel() for p in held), sum(p.numel() * p.element_size() for p in held)
 
     def release(self) -> None:
         super().release()
@@ -61,26 +68,12 @@ class TransformersTeacher(WhisperTeacher):
 
     @torch.inference_mode()
     def decode(self, requests: Sequence[Request], temperature: float) -> list[Decoded]:
-        states = self._encode(requests)
-        steps = greedy.Steps(self.model, states)
-        heads = [[*request.prompt, self.tokens.start] for request in requests]
-        logits = steps(self._ids(heads))
-        silence = logits.softmax(-1)[:, self.tokens.no_speech].tolist()
-        heard = self._heard_languages(logits)
-        languages = [r.language or (h[0] if h else "en") for r, h in zip(requests, heard, strict=True)]
-        prefixes = [self.tokens.prefix(name, self.config.task, requests[0].timestamps) for name in languages]
-        if self.config.num_beams > 1 and temperature == 0:
-            said = self._beams(states, requests, languages, prefixes)
-        else:
-            if len(prefixes[0]) > 1:
-                logits = steps(self._ids([prefix[1:] for prefix in prefixes]))
-            seeds = [compute.seed(self.run.seed, "sampling", r.name, temperature) for r in requests]
-            limit = self.room(len(heads[0]) - 1 + len(prefixes[0]))
-            said = greedy.decode(steps, logits, self.rules, requests[0].timestamps, limit, temperature, seeds)
-        return [
-            Decoded(tuple(tokens), language, quiet, ear, tuple(logprob), tuple(entropy))
-            for (tokens, logprob, entropy), language, quiet, ear in zip(said, languages, silence, heard, strict=True)
-        ]
+        states, beams = self._encode(requests), self.config.num_beams > 1 and temperature == 0
+
+        def search(languages: list[str], prefixes: list[list[int]]) -> list[Said]:
+            return self._beams(states, requests, languages, prefixes)
+
+        return self.decoder.decode(states, requests, temperature, self.room, search if beams else None)
 
     @torch.inference_mode()
     def measure(self, requests: Sequence[Request], sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
@@ -91,7 +84,7 @@ class TransformersTeacher(WhisperTeacher):
         silence = first.softmax(-1)[:, self.tokens.no_speech].tolist()
         found = []
         for tokens, (_, logprob, entropy), quiet, ear in zip(
-            sequences, forced, silence, self._heard_languages(first), strict=True
+            sequences, forced, silence, self.decoder.heard_languages(first), strict=True
         ):
             made = Decoded(tuple(tokens), "", quiet, ear, tuple(logprob), tuple(entropy))
             found.append(self._measures(made))
@@ -99,28 +92,26 @@ class TransformersTeacher(WhisperTeacher):
 
     def _encode(self, requests: Sequence[Request]) -> Tensor:
         """(B, positions, D)."""
-        extract = self.processor.feature_extractor
-        features = extract([r.audio for r in requests], sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        return compute.encode(self.model.get_encoder(), features.to(self.device, self.dtype))
+        features = self.log_mel(requests)
+        states = self._states(features)
+        if self.config.window == "silence" and features.shape[-1] < self.frames:
+            silence = self.silence.after(features, states.shape[1], self.frames)
+            states = torch.cat([states, torch.cat(silence)], 1)
+        return states
 
-    def _ids(self, rows: list[list[int]]) -> Tensor:
-        return torch.tensor(rows, device=self.device)
-
-    def _heard_languages(self, logits: Tensor) -> list[tuple[str, float] | None]:
-        """The likeliest language and its share among all, from the logits after <|startoftranscript|>."""
-        names = list(self.tokens.languages)
-        if not names:
-            return [None] * len(logits)
-        best = logits[:, [self.tokens.languages[name] for name in names]].softmax(-1).max(-1)
-        return [(names[i], float(p)) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    @torch.inference_mode()
+    def _states(self, features: np.ndarray) -> Tensor:
+        encoder, positions = self.model.get_encoder(), features.shape[-1] // window.FRAMES_PER_POSITION
+        given = torch.from_numpy(features).to(self.device, self.dtype)
+        return compute.encode(window.narrowed(encoder, positions), given)
 
     def _forced(
         self, states: Tensor, prefixes: list[list[int]], sequences: Sequence[Sequence[int]]
-    ) -> tuple[list[tuple[list[int], list[float], list[float]]], Tensor]:
+    ) -> tuple[list[Said], Tensor]:
         """Per row (tokens, log-probabilities, entropies) of given tokens, and the logits (B, V) after the start."""
         inputs = [[*prefix, *tokens[:-1]] for prefix, tokens in zip(prefixes, sequences, strict=True)]
         longest = min(max(map(len, inputs)), self.positions)
-        padded = self._ids([(row + [self.tokens.end] * longest)[:longest] for row in inputs])
+        padded = self.decoder.ids([(row + [self.tokens.end] * longest)[:longest] for row in inputs])
         logits = self.model(decoder_input_ids=padded, encoder_outputs=(states,)).logits
         found = []
         for row, prefix, tokens in zip(logits, prefixes, sequences, strict=True):
@@ -131,7 +122,7 @@ class TransformersTeacher(WhisperTeacher):
 
     def _beams(
         self, states: Tensor, requests: Sequence[Request], languages: list[str], prefixes: list[list[int]]
-    ) -> list[tuple[list[int], list[float], list[float]]]:
+    ) -> list[Said]:
         """transformers' beam search, measured by a teacher-forced pass. Prompts go in one at a time."""
         if requests[0].prompt and len(requests) > 1:
             parts = [self._beams(states[i : i + 1], [r], [languages[i]], [prefixes[i]]) for i, r in enumerate(requests)]

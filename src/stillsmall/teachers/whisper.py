@@ -7,20 +7,24 @@ differ in speed and in the last bits, not in what they do.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from stillsmall.audio import SAMPLE_RATE
 from stillsmall.config import Run, Transcribe
 from stillsmall.metrics import compression_ratio
+from stillsmall.teachers import window
 from stillsmall.teachers.base import Clip, Failed, Hypothesis, Segment, chunk, shift
 from stillsmall.teachers.batching import Batches, Trouble
 from stillsmall.teachers.longform import Recording, cuts
 from stillsmall.text import join
 from stillsmall.whisper_tokens import WhisperTokens
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,14 @@ class Decoded:
     heard: tuple[str, float] | None = None  # the likeliest language and its share among the model's
     token_logprob: tuple[float, ...] | None = None
     token_entropy: tuple[float, ...] | None = None
+    mean_logprob: float | None = None  # of all tokens, where there are none per token
     temperature: float = 0.0
+
+    @property
+    def surety(self) -> float:
+        """The mean log-probability of all tokens, as Whisper's thresholds have it; 0 where nothing is known."""
+        known = self.mean_logprob if self.token_logprob is None else _mean(self.token_logprob)
+        return 0.0 if known is None else known
 
 
 class WhisperTeacher(ABC):
@@ -54,6 +65,7 @@ class WhisperTeacher(ABC):
     revision: str
     window_s: float
     positions: int  # of the decoder, prompt and prefix included
+    processor: Any  # transformers' WhisperProcessor
 
     def __init__(self, config: Transcribe, run: Run, path: str) -> None:
         self.config, self.run, self.path = config, run, path
@@ -61,11 +73,18 @@ class WhisperTeacher(ABC):
 
     @abstractmethod
     def decode(self, requests: Sequence[Request], temperature: float) -> list[Decoded]:
-        """Windows whose prompts are of one length, in one batch, in order."""
+        """Windows of one number of `samples`, whose prompts are of one length, in one batch, in order."""
 
     @abstractmethod
     def measure(self, requests: Sequence[Request], sequences: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-        """Per window of one language: columns of `Hypothesis` that measure the given tokens on its audio."""
+        """Per window (of one language, of one number of `samples`): what measures the given tokens on its audio.
+
+        The names are those of columns of `Hypothesis`.
+        """
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(parameters, bytes of the weights as they are computed with)."""
 
     def release(self) -> None:
         """Gives back what memory it can, after a batch was too large."""
@@ -79,7 +98,7 @@ class WhisperTeacher(ABC):
         short = [i for i, clip in enumerate(clips) if clip.duration_s <= self.window_s]
         short.sort(key=lambda i: clips[i].duration_s)  # clips of a length are decoded together: they end together
         requests = [self._request(clips[i], self.config.timestamps) for i in short]
-        for i, request, made in zip(short, requests, self.batches.run(requests, self._heard), strict=True):
+        for i, request, made in zip(short, requests, self._all_heard(requests), strict=True):
             found[i] = _failed(clips[i], made) or [self._short(clips[i], request, made)]  # type: ignore[arg-type]
         long = [i for i in range(len(clips)) if i not in found]
         read = self._chunked if self.config.long_form == "chunked" else self._sequential
@@ -105,31 +124,61 @@ class WhisperTeacher(ABC):
     def _request(self, clip: Clip, timestamps: bool) -> Request:
         return Request(clip.utt_id, clip.audio, self.language_of(clip), timestamps)
 
+    def samples(self, request: Request) -> int:
+        """Samples that are encoded for a window of audio: the configuration's `window`."""
+        margin = None if self.config.window == "full" else self.config.clip_margin_s
+        return window.samples_for(len(request.audio), margin, round(self.window_s * SAMPLE_RATE))
+
+    def log_mel(self, requests: Sequence[Request]) -> np.ndarray:
+        """(B, mels, frames) of requests of one number of samples."""
+        extract = self.processor.feature_extractor
+        return window.log_mel(extract, [r.audio for r in requests], max(map(self.samples, requests)))
+
+    @property
+    def frames(self) -> int:
+        """Frames of the log-mel of the whole window."""
+        extract = self.processor.feature_extractor
+        return int(extract.n_samples // extract.hop_length)
+
+    def _all_heard(self, requests: Sequence[Request]) -> list[Decoded | Trouble]:
+        """Every request's outcome, in order; in batches of those whose prompts and windows are of one length."""
+        return self._in_batches(requests, lambda r: (len(r.prompt), self.samples(r)), self._heard)
+
+    def _in_batches(
+        self, items: Sequence[T], key: Callable[[T], Any], work: Callable[[Sequence[T]], Sequence[R]]
+    ) -> list[R | Trouble]:
+        """Every item's result, in order; no batch has items of two keys."""
+        groups: dict[Any, list[int]] = {}
+        for i, item in enumerate(items):
+            groups.setdefault(key(item), []).append(i)
+        found: dict[int, R | Trouble] = {}
+        for name in sorted(groups):
+            made = self.batches.run([items[i] for i in groups[name]], work)
+            found |= dict(zip(groups[name], made, strict=True))
+        return [found[i] for i in range(len(items))]
+
     def _heard(self, requests: Sequence[Request]) -> list[Decoded]:
         """One batch at the first temperature; what comes out badly again at the next ones, each window by itself."""
         first, *others = self.config.temperatures
-        found: dict[int, Decoded] = {}
-        for length in sorted({len(r.prompt) for r in requests}):
-            part = [i for i, r in enumerate(requests) if len(r.prompt) == length]
-            found |= dict(zip(part, self.decode([requests[i] for i in part], first), strict=True))
+        found = self.decode(requests, first)
         for i, request in enumerate(requests):
             for temperature in others:
                 if not self._bad(found[i]):
                     break
                 found[i] = replace(self.decode([request], temperature)[0], temperature=temperature)
-        return [found[i] for i in range(len(requests))]
+        return found
 
     def _bad(self, made: Decoded) -> bool:
         """Whisper's rule for another try: it loops, or is unsure, and somebody speaks."""
         most, least = self.config.compression_ratio_threshold, self.config.logprob_threshold
         loops = most is not None and compression_ratio(self.tokens.text(made.tokens)) > most
-        unsure = least is not None and (_mean(made.token_logprob) or 0.0) < least
+        unsure = least is not None and made.surety < least
         return (loops or unsure) and not self._silent(made)
 
     def _silent(self, made: Decoded) -> bool:
         """Whisper's rule for silence: it says so, and is unsure of the words that it gives."""
         most, least = self.config.no_speech_threshold, self.config.logprob_threshold
-        sure = least is not None and (_mean(made.token_logprob) or 0.0) >= least
+        sure = least is not None and made.surety >= least
         return most is not None and (made.no_speech_prob or 0.0) > most and not sure
 
     def _short(self, clip: Clip, request: Request, made: Decoded) -> Hypothesis:
@@ -141,15 +190,17 @@ class WhisperTeacher(ABC):
         return replace(row, compression_ratio=compression_ratio(text), **self._measures(made))
 
     def _measures(self, made: Decoded) -> dict[str, Any]:
+        """Columns of `Hypothesis`; the means are of the words and the end: times are unsure by nature."""
         said = [token < self.tokens.timestamp_begin for token in made.tokens]
         language, chance = made.heard or (None, None)
+        known = made.token_logprob is not None
         return {
             "no_speech_prob": made.no_speech_prob,
             "heard_language": language,
             "heard_language_prob": chance,
             "token_logprob": made.token_logprob,
             "token_entropy": made.token_entropy,
-            "mean_logprob": _mean(made.token_logprob, said),  # of the words and the end: times are unsure by nature
+            "mean_logprob": _mean(made.token_logprob, said) if known else made.mean_logprob,
             "mean_entropy": _mean(made.token_entropy, said),
         }
 
@@ -162,9 +213,8 @@ class WhisperTeacher(ABC):
                 windows.append((number, first / SAMPLE_RATE, Clip(name, audio, clip.language)))
         requests = [self._request(clip, timestamps=True) for _, _, clip in windows]
         found: list[list[Hypothesis] | Failed] = [[] for _ in clips]
-        for (number, start, clip), request, made in zip(
-            windows, requests, self.batches.run(requests, self._heard), strict=True
-        ):
+        heard = self._all_heard(requests)
+        for (number, start, clip), request, made in zip(windows, requests, heard, strict=True):
             rows, failed = found[number], _failed(clips[number], made)
             if failed or isinstance(rows, Failed):
                 found[number] = failed or rows
@@ -181,7 +231,7 @@ class WhisperTeacher(ABC):
             troubles: dict[int, Failed] = {}
             while left := [i for i, recording in enumerate(part) if not recording.done and i not in troubles]:
                 requests = [self._window(part[i]) for i in left]
-                for i, made in zip(left, self.batches.run(requests, self._heard), strict=True):
+                for i, made in zip(left, self._all_heard(requests), strict=True):
                     if isinstance(made, Trouble):
                         troubles[i] = Failed(part[i].clip.utt_id, made.reason, made.detail)
                     else:
@@ -217,7 +267,9 @@ class WhisperTeacher(ABC):
             most = self.positions - len(self.tokens.prefix(language, self.config.task, True))
             request = Request(name, clip.audio[start:end], language, True)
             pieces.append((request, segments, tokens[:most]))
-        measured = self.batches.run(pieces, lambda some: self.measure([p[0] for p in some], [p[2] for p in some]))
+        measured = self._in_batches(
+            pieces, lambda p: self.samples(p[0]), lambda some: self.measure([p[0] for p in some], [p[2] for p in some])
+        )
         found = []
         for (request, segments, tokens), measures in zip(pieces, measured, strict=True):
             if isinstance(measures, Trouble):
