@@ -113,7 +113,7 @@ def test_checking_and_overlaying_leave_everything_as_it_was(tmp_path: Path) -> N
         ({"question": None}, r"^ablations\.mine\.question: missing"),
         ({"seeds": []}, r"^ablations\.mine\.seeds"),
         ({"seeds": [1, 1]}, r"^ablations\.mine\.seeds: got \[1, 1\]; .*each seed once"),
-        ({"seeds": [1.5]}, r"^ablations\.mine\.seeds\.0: got 1\.5"),
+        ({"seeds": [1.5]}, r"^ablations\.mine\.seeds\[0\]: got 1\.5"),
         ({"arms": {"T1": {}}}, r"^ablations\.mine\.arms"),
         ({"arms": {"T1": {}, "T 2": {}}}, r"^ablations\.mine\.arms\.T 2"),
         ({"seed": 1}, r"^ablations\.mine\.seed: unknown 'seed'; did you mean 'seeds'\?"),

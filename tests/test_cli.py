@@ -86,7 +86,10 @@ def test_use_applies_a_recipe_and_a_value_on_top(repo: Path) -> None:
 
 def test_use_without_words_lists_the_recipes(repo: Path) -> None:
     assert [line for line in call("use").output.splitlines() if line[0] != " "] == [
+        "adakd_hindi_wav2vec2",
+        "adakd_hindi_whisper",
         "arabic",
+        "askd",
         "distil_whisper",
         "k2d",
         "l2en",

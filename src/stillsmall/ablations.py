@@ -63,7 +63,7 @@ class Ablation(Section):
         if arm not in self.arms:
             raise ConfigError(f"ablations.{self.name}: unknown arm '{arm}'; {nearest(arm, self.arms)}")
         overlays = [_sections(self.common), _sections(self.arms[arm])]
-        return overlays if seed is None else [*overlays, {"run": {"seed": seed}}]
+        return overlays if seed is None else [*overlays, {"distill": {"seed": seed}}]
 
 
 def available(folder: Path = ABLATIONS) -> dict[str, Ablation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class SampleTable:
         """A row per sample: its id, the step (from 1) that it was in, and the (B,) columns."""
         if not columns:
             return
-        values = {name: value.float().tolist() for name, value in columns.items()}
+        values = {name: [_known(x) for x in value.float().tolist()] for name, value in columns.items()}
         self.rows += [
             {"utt_id": sample, "step": step + 1, **{name: column[i] for name, column in values.items()}}
             for i, sample in enumerate(sample_ids)
@@ -53,6 +54,11 @@ class SampleTable:
         parts = [pq.read_table(part) for part in sorted(self.folder.glob(f"{MARK}*.parquet"))]
         empty = pa.schema([("utt_id", pa.string()), ("step", pa.int64())]).empty_table()
         _write(pa.concat_tables(parts, promote_options="default") if parts else empty, path)
+
+
+def _known(value: float) -> float | None:
+    """Null where it is not a finite number."""
+    return value if math.isfinite(value) else None
 
 
 def _write(table: pa.Table, path: Path) -> None:

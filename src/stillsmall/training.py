@@ -210,8 +210,9 @@ class Trainer:
             sums["loss"] += float(partial.detach())
             for name, value in out.parts.items():
                 sums[name] = sums.get(name, 0.0) + float(reduce(value, whole.tokens))
-            for name, amount in out.values.items():  # of the step: its micro-batches weighed by their clips
-                sums[name] = sums.get(name, 0.0) + amount * len(micro.index) / len(whole.index)
+            for name, amount in out.values.items():  # of the step: counts added, others weighed by their clips
+                share = 1.0 if isinstance(amount, int) else len(micro.index) / len(whole.index)
+                sums[name] = sums.get(name, 0.0) + amount * share
             self.samples.add(step, micro.sample_ids, out.samples)
         if self.shrinker is not None and self.team.first:
             penalty = self.shrinker.penalty()

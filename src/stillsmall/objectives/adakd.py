@@ -92,8 +92,8 @@ class AdaptiveDistillation(Objective):
         values = {
             "k": self.config.k(signals.progress),
             "alpha": float(alpha[real].mean()) if real.any() else 0.0,
-            "difficulty_not_finite": float((real & ~x.isfinite()).sum()),
-            "teacher_not_finite": float((real & broken).sum()),
+            "difficulty_not_finite": int((real & ~x.isfinite()).sum()),
+            "teacher_not_finite": int((real & broken).sum()),
         }
         both = {"task": task, "distillation": distillation}
         return TokenLoss(

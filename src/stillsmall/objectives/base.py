@@ -72,7 +72,7 @@ class TokenLoss:
 
     per_token: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)  # each (B, U), detached
-    values: dict[str, float] = field(default_factory=dict)  # weights, temperature, schedules: one a micro-batch
+    values: dict[str, float] = field(default_factory=dict)  # of the micro-batch: weights, schedules; an int is a count
     samples: dict[str, Tensor] = field(default_factory=dict)  # each (B,), detached: a column of the table by sample
 
 
