@@ -48,9 +48,9 @@ class Asker:
         clips, needs = batch.to(device), self.objective.needs_at(progress)
         heard = self.ears.student(batch).to(device) if self.student_states is None else None
         with autocast(device, self.dtype):
-            said = self.teacher(clips, "hidden" in needs) if self.teacher and TAUGHT & needs else None
             states = self.student_states(batch.index) if self.student_states else None
             own = self.family.forward(self.student, clips, heard, states, "hidden" in needs)
+            said = self.teacher(clips, "hidden" in needs, own.logits) if self.teacher and TAUGHT & needs else None
             past = self._past(clips, heard, states) if "self" in needs else None
         frames, width = clips.frames, own.logits.shape[1]
         return Signals(

@@ -152,10 +152,10 @@ def teacher_outputs(
 
     if objective.needs & LIVE or not config.teacher_cache_gb or not hearing.unchanging(teacher=True):
         return live(), live().states[0]
-    identity = [models.pair.revisions[-1], hearing.audio, config.dtype]
-    outputs = TeacherCache(
-        live, clips.found, clips.targets, identity, config.teacher_cache_top_k, objective.temperature
-    )
+    tokens = None if models.kept is None else models.kept.kept
+    identity = [models.pair.revisions[-1], hearing.audio, config.dtype, tokens]
+    k, width = config.teacher_cache_top_k, models.student.config.vocab_size
+    outputs = TeacherCache(live, clips.found, clips.targets, identity, k, objective.temperature, width)
     if not outputs.fits(config.teacher_cache_gb):
         return live(), live().states[0]
     for turn in (True, False):  # the first process fills it, the others read

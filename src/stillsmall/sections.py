@@ -117,7 +117,7 @@ class Distill(Section):
     packing: Literal["none", "recording", "speaker"]
     encoder_cache_gb: Annotated[float, Field(ge=0)]
     teacher_cache_gb: Annotated[float, Field(ge=0)]
-    teacher_cache_top_k: Positive
+    teacher_cache_top_k: Positive | None
     gradient_checkpointing: bool
     prefetch: Count
     max_bad_steps: Count

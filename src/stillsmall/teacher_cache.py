@@ -2,15 +2,15 @@
 
 What a teacher says of an example depends on its audio and its variant (timestamps, prompt) alone, so every epoch, trial
 and seed can read it. Each unit keeps its k largest logits (float16, relative to the largest) and the log of the sum of
-the others' exp(z / T), at the temperature T of the objective. From these a whole distribution is built again: the
-others share their mass evenly. At T it is a proper one with exact probabilities for the k largest, so the KL stays a
-KL; it differs from the full one only in how the tail is shared out. With k = vocabulary it is the full one.
+the others' exp(z / T), at the temperature T of the objective. From these a whole distribution is built again: the k
+largest have their probabilities at T, and the others share the mass that is left as the student shares its own. So a KL
+at T is the one over k + 1 outcomes, the last being "any other token": a proper one, never above the full KL, and
+without a word on how the others compare. With all logits kept it is the full one.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -51,12 +51,18 @@ def compress(logits: Tensor, k: int, temperature: float) -> TopK:
     return TopK(values.half(), ids, rest.logsumexp(-1))
 
 
-def expand(kept: TopK, vocabulary: int, temperature: float) -> Tensor:
-    """(U, V) float32 logits: the k largest as they were, the others alike, with their mass at the temperature."""
-    others = vocabulary - kept.ids.shape[-1]
-    each = temperature * (kept.tail - math.log(others)) if others else torch.zeros_like(kept.tail)
-    whole = each[:, None].expand(-1, vocabulary).clone()
-    return whole.scatter_(-1, kept.ids, kept.values.float())
+def expand(kept: TopK, vocabulary: int, temperature: float, student: Tensor | None = None) -> Tensor:
+    """(U, V) float32 logits: the k largest as they were, and the others with their mass at the temperature.
+
+    They share it as the `student` (U, V) shares its own among them; without one, evenly.
+    """
+    if kept.ids.shape[-1] == vocabulary:
+        return torch.zeros(kept.ids.shape, device=kept.ids.device).scatter_(-1, kept.ids, kept.values.float())
+    if student is None:
+        student = torch.zeros(len(kept.ids), vocabulary, device=kept.ids.device)
+    others = (student.float() / temperature).scatter(-1, kept.ids, -torch.inf)
+    shift = kept.tail - others.logsumexp(-1)
+    return (temperature * (others + shift[:, None])).scatter(-1, kept.ids, kept.values.float())
 
 
 class TeacherCache:
@@ -68,26 +74,28 @@ class TeacherCache:
         found: Sequence[Example],
         targets: TargetMaker,
         identity: Sequence[Any],
-        k: int,
+        k: int | None,
         temperature: float,
+        vocabulary: int,
     ) -> None:
-        """`identity` names everything else that the outputs depend on: teacher, audio, number type."""
+        """`identity` names everything else that the outputs depend on: teacher, audio, number type. k None: all."""
         self.live, self.found, self.targets = live, found, targets
-        self.k, self.temperature = k, temperature
+        self.vocabulary, self.temperature = vocabulary, temperature
+        self.k = vocabulary if k is None else min(k, vocabulary)
+        self.whole = self.k == vocabulary  # then neither ids nor a mass of others
         self.places = {variant: n for n, variant in enumerate(targets.variants())}
         counted = [list(self._shapes(variant)) for variant in self.places]
         self.lengths = np.array([length for row in counted for length, _ in row], np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         texts = cache.digest([key for row in counted for _, key in row])
         code = cache.code_digest(__name__, "stillsmall.data", "stillsmall.teacher_outputs")
-        settings = [k, temperature, FILL_BATCH, torch.get_num_threads()]
+        settings = [self.k, None if self.whole else temperature, vocabulary, FILL_BATCH, torch.get_num_threads()]
         self.folder = cache.ROOT / "teacher" / cache.digest([*identity, texts, settings, code])
-        self.vocabulary = 0
         self._maps: Maps | None = None
 
     @property
     def bytes(self) -> int:
-        return int(self.starts[-1]) * (self.k * (2 + 4) + 4)
+        return int(self.starts[-1]) * (self.k * 2 if self.whole else self.k * (2 + 4) + 4)
 
     def _shapes(self, variant: int) -> Iterator[tuple[int, str]]:
         """(units, digest of what the decoder sees) of each example."""
@@ -111,7 +119,6 @@ class TeacherCache:
             files = {name: self._digest(name) for name in FILES}
             cache.write_json(done, {"vocabulary": self.vocabulary, "k": self.k, "files": files})
         said = json.loads(done.read_text())
-        self.vocabulary, self.k = said["vocabulary"], said["k"]
         if damaged := [name for name in FILES if self._digest(name) != said["files"][name]]:
             print(f"{self.folder / damaged[0]} is damaged: teacher outputs are computed anew", file=sys.stderr)
             shutil.rmtree(self.folder)
@@ -124,7 +131,8 @@ class TeacherCache:
 
     def _open(self, mode: Any) -> Maps:
         units = int(self.starts[-1])
-        kinds, shapes = (np.float16, np.int32, np.float32), ((units, self.k), (units, self.k), (units,))
+        more = 0 if self.whole else units  # of the files that are not needed, an empty one cannot be mapped: one row
+        kinds, shapes = (np.float16, np.int32, np.float32), ((units, self.k), (max(1, more), self.k), (max(1, more),))
         made = [
             np.memmap(self.folder / name, kind, mode, shape=shape)
             for name, kind, shape in zip(FILES, kinds, shapes, strict=True)
@@ -140,13 +148,9 @@ class TeacherCache:
             if number < memory["batches"]:
                 continue
             logits = teacher(batch, False).first.logits
-            self.vocabulary, self.k = logits.shape[-1], min(self.k, logits.shape[-1])
             maps = maps or self._open("r+" if (self.folder / "values").is_file() else "w+")
             for row, length in enumerate(_lengths(batch)):
-                kept = compress(logits[row, :length], self.k, self.temperature)
-                at = self._span(batch, row)
-                maps[0][at], maps[1][at] = kept.values.cpu().numpy(), kept.ids.cpu().numpy()
-                maps[2][at] = kept.tail.cpu().numpy()
+                self._keep(maps, self._span(batch, row), logits[row, :length])
             advance(len(batch.index))
             if number % SAVED_EVERY == SAVED_EVERY - 1:
                 for part in maps:
@@ -156,6 +160,13 @@ class TeacherCache:
         for part in maps or ():
             part.flush()
         progress.unlink(missing_ok=True)
+
+    def _keep(self, maps: Maps, at: slice, logits: Tensor) -> None:
+        if self.whole:
+            maps[0][at] = (logits.float() - logits.float().max(-1, keepdim=True).values).half().cpu().numpy()
+            return
+        kept = compress(logits, self.k, self.temperature)
+        maps[0][at], maps[1][at], maps[2][at] = (t.cpu().numpy() for t in (kept.values, kept.ids, kept.tail))
 
     def _batches(self) -> Iterator[Batch]:
         """All examples in all variants, by length, in an order of their own: no epoch's or trial's."""
@@ -171,21 +182,33 @@ class TeacherCache:
         number = self.places[batch.variants[row]] * len(self.found) + batch.index[row]
         return slice(int(self.starts[number]), int(self.starts[number + 1]))
 
-    def __call__(self, batch: Batch, hidden: bool) -> Said:
-        """The batch's outputs; positions past an example's own are 0 and have no loss."""
+    def __call__(self, batch: Batch, hidden: bool, student: Tensor | None = None) -> Said:
+        """The batch's outputs; positions past an example's own are 0 and have no loss.
+
+        `student` (B, U, V): its logits, as which the tokens that were not kept share their mass.
+        """
         assert self._maps is not None, "fill() comes first"
-        values, ids, tail = self._maps
         spans = [self._span(batch, row) for row in range(len(batch.index))]
         units = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        arrays = (values[units], ids[units].astype(np.int64), tail[units])
         device = batch.labels.device
-        kept = TopK(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
         lengths = torch.tensor([span.stop - span.start for span in spans], device=device)
         width = int(lengths.max()) if batch.inputs is None else batch.inputs.shape[1]
+        if student is not None:
+            width = student.shape[1]
         whole = torch.zeros(len(spans), width, self.vocabulary, device=device)
         inside = torch.arange(width, device=device)[None] < lengths[:, None]
-        whole[inside] = expand(kept, self.vocabulary, self.temperature)
+        own = None if student is None else student.detach()[inside]
+        whole[inside] = self._expanded(units, device, own)
         return Said(Output(whole))
+
+    def _expanded(self, units: np.ndarray, device: torch.device, student: Tensor | None) -> Tensor:
+        assert self._maps is not None
+        values, ids, tail = self._maps
+        if self.whole:
+            return torch.from_numpy(values[units]).to(device).float()
+        arrays = (values[units], ids[units].astype(np.int64), tail[units])
+        kept = TopK(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+        return expand(kept, self.vocabulary, self.temperature, student)
 
 
 def _lengths(batch: Batch) -> list[int]:

@@ -26,8 +26,11 @@ class Said:
 class TeacherOutputs(Protocol):
     """Where teacher outputs come from."""
 
-    def __call__(self, batch: Batch, hidden: bool) -> Said:
-        """Outputs on exactly the student's decoder inputs, on the student's device; no gradients."""
+    def __call__(self, batch: Batch, hidden: bool, student: Tensor | None = None) -> Said:
+        """Outputs on exactly the student's decoder inputs, on the student's device; no gradients.
+
+        `student` are the student's logits on them, for outputs that were not kept whole.
+        """
         ...
 
 
@@ -42,7 +45,7 @@ class LiveTeachers:
     kept: Trimmed | None = None  # the student's tokens, where they are fewer than the teachers'
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, hidden: bool) -> Said:
+    def __call__(self, batch: Batch, hidden: bool, student: Tensor | None = None) -> Said:
         outputs = [self._ask(n, batch, hidden and n == 0) for n in range(len(self.models))]
         return Said(outputs[0], tuple(output.logits for output in outputs[1:]))
 
