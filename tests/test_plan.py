@@ -33,10 +33,10 @@ def test_sixty_thousand_hours_need_no_audio_and_the_working_is_shown(tmp_path):
 
 
 def test_disk_is_hours_times_bytes():
-    made = plan.make(params(**{"distill.encoder_cache_gb": 1.0}), (100.0, "given"), {})
+    made = plan.make(params(**{"distill.encoder_cache_gb": 1.0, "distill.teacher_cache_gb": 2.0}), (100.0, "given"), {})
     sizes = {what: size for what, _, size in made.disk}
     assert sizes["prepared shards"] == pytest.approx(100 * 3600 * 32_000 * 0.6)
-    assert made.bytes == pytest.approx(2 * 100 * 3600 * 32_000 * 0.6 + 2 * 100e6 + 1e9)
+    assert made.bytes == pytest.approx(2 * 100 * 3600 * 32_000 * 0.6 + 2 * 100e6 + 3e9)
     assert made.hours == 0.0 and all(line.hours is None for line in made.lines)
 
 
@@ -82,7 +82,7 @@ def test_a_measurement_says_on_what(tmp_path):
     assert done.exit_code == 0, done.output
     assert "measured on 4 clips of data/prepared/train" in done.output
     assert "measured on 5 clips of source 'tones', times 2 processes" in done.output
-    assert "run some steps of `dvc repro distill`" in done.output
+    assert "metrics/distill_speed.json of a run" in done.output
 
 
 def test_preparation_is_measured_on_the_first_training_source_and_leaves_nothing(tmp_path, monkeypatch):
@@ -107,3 +107,12 @@ def test_what_is_misspelt_is_named(tmp_path):
 def test_the_repositorys_own_plan_works():
     done = CliRunner().invoke(main, ["plan", "--params", str(ROOT / "params.yaml"), "--hours", "60000"])
     assert done.exit_code == 0 and "pseudo_label" in done.output
+
+
+def test_the_rate_of_distillation_is_that_of_the_last_run(tmp_path):
+    (tmp_path / "speed.json").write_text('{"teacher": {"times_real_time": 8.0}, "student": {"times_real_time": 8.0}}')
+    (tmp_path / "distill_speed.json").write_text('{"steps_per_s": 12.5}')
+    found = plan.rates({}, {}, tmp_path / "speed.json")
+    assert found["distill"].value == 12.5 and "distill_speed.json" in found["distill"].origin
+    assert plan.rates({"distill": 3.0}, {}, tmp_path / "speed.json")["distill"].value == 3.0
+    assert found["evaluate"].value == 4.0

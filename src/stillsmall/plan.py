@@ -1,8 +1,8 @@
 """What a run will cost, before it starts: hours of audio, compute hours, disk and money, with the working shown.
 
 Every line is a formula over measured rates. A rate is given, measured on a few clips here and now, or taken from
-metrics/speed.json; where a rate stands in for another one, the line says so. (Other metrics hold no seconds: they are
-the same bytes on every machine.)
+metrics/speed.json and metrics/distill_speed.json; where a rate stands in for another one, the line says so. (Other
+metrics hold no seconds: they are the same bytes on every machine.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PCM_BYTES_PER_S = 2 * audio.SAMPLE_RATE  # 16 bit, 16 kHz, mono
 FLAC_SHARE = 0.6  # of PCM, for speech
 LABEL_BYTES_PER_HOUR = 1_000_000  # text, tokens and measures of about 1,000 labels, compressed
 HOW = {  # where a rate comes from that --measure does not measure
-    "distill": "run some steps of `dvc repro distill`, count them a second, then",
+    "distill": "metrics/distill_speed.json of a run of some steps has it, or",
     "evaluate": "metrics/speed.json of a finished run has it, or",
 }
 CLIP_S = 4.0  # of a made-up clip to measure with, where there is no audio
@@ -124,6 +124,10 @@ def rates(given: Mapping[str, float], measured: Mapping[str, Rate], speed: Path)
         )
         pair = 1 / (1 / teacher + 1 / float(seen["student"]["times_real_time"]))
         found["evaluate"] = Rate(pair, f"{speed.parent.name}/{speed.name}, teacher and student")
+    trained = speed.with_name("distill_speed.json")
+    if trained.is_file():
+        steps = float(json.loads(trained.read_text())["steps_per_s"])
+        found["distill"] = Rate(steps, f"{speed.parent.name}/{trained.name}, with that run's models and batch")
     found |= measured
     found |= {name: Rate(value, "given") for name, value in given.items()}
     if "validate" not in found and "pseudo_label" in found:
@@ -216,12 +220,13 @@ def _disk(params: Params, hours: float) -> tuple[tuple[str, str, float], ...]:
     flac = hours * SECONDS_PER_HOUR * PCM_BYTES_PER_S * FLAC_SHARE
     labels = 2 * hours * LABEL_BYTES_PER_HOUR
     shards = f"{hours:,.1f} h x 3,600 s x {PCM_BYTES_PER_S:,} B/s x {FLAC_SHARE} (FLAC)"
-    cache = params.distill.encoder_cache_gb
+    cache, said = params.distill.encoder_cache_gb, params.distill.teacher_cache_gb
     return (
         ("prepared shards", shards, flac),
         ("the same in DVC's cache", "the line above once more", flac),
         ("labels and validations", f"2 x {hours:,.1f} h x {LABEL_BYTES_PER_HOUR / 1e6:g} MB/h", labels),
         ("encoder states", f"at most distill.encoder_cache_gb = {cache:g}", cache * 1e9),
+        ("teacher outputs", f"at most distill.teacher_cache_gb = {said:g}", said * 1e9),
     )
 
 
