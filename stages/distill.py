@@ -13,11 +13,12 @@ import sys
 from argparse import Namespace
 
 from stillsmall import config, multi_process, stage
-from stillsmall.distillation import Paths, distill
+from stillsmall.distillation import Paths, check, distill
 
 
 def main(at: Namespace) -> None:
     params = config.load(at.params)
+    check(params)  # once, before there are several to say it
     multi_process.launch(params.distill.processes, sys.argv)
     out = (at.student, at.curve, at.samples, at.metrics)
     distill(params, Paths(at.split, at.kept, *out, dev=at.dev, speed=at.speed))

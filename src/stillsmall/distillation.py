@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stillsmall import augmentation, cache, compute, dev_set, student
 from stillsmall import data as training_data
@@ -18,7 +19,7 @@ from stillsmall.config import ConfigError, Params
 from stillsmall.data import Example, TargetMaker
 from stillsmall.encoder_states import audio_digest
 from stillsmall.hearing import Hearing
-from stillsmall.multi_process import join_team, leave
+from stillsmall.multi_process import join_team, launched, leave
 from stillsmall.objectives.base import Objective
 from stillsmall.objectives.build import build, section
 from stillsmall.packing import pack
@@ -65,6 +66,7 @@ def distill(params: Params, paths: Paths) -> None:
     objective = build(params.objectives, params.distill.objective)
     models = pair(params, objective)
     family = models.family
+    require_something_to_train(params, models.student)
     learner, own, kept = family.trim(models.student, models.processor, params.student, labels(paths.kept))
     clips = prepared(params, paths, family.targets(params, learner, own))
     chosen = params.objectives.get(params.distill.objective)
@@ -96,7 +98,6 @@ def check(params: Params) -> None:
             f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
             "timestamps is false, so the labels have no times to learn; set one of the two"
         )
-    student.check(params.student)
     if params.student.pruning is not None and params.distill.keep == "best":
         raise ConfigError(
             "distill.keep: got 'best', but student.pruning makes the student smaller up to its end, so that the best "
@@ -112,6 +113,21 @@ def check(params: Params) -> None:
     if params.distill.warmup_steps > params.distill.steps:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
+        )
+    processes = max(params.distill.processes, launched())
+    if processes > params.distill.batch_size:
+        raise ConfigError(
+            f"distill.processes: got {processes}, but a step has distill.batch_size = {params.distill.batch_size} "
+            "clips, so that some process would have none; start fewer, or make batches larger"
+        )
+
+
+def require_something_to_train(params: Params, learner: Any) -> None:
+    """ConfigError where every weight of the student is frozen."""
+    if not any(p.requires_grad for p in learner.parameters()):
+        raise ConfigError(
+            f"student.freeze: got {params.student.freeze}, which with student.freeze_encoder = "
+            f"{str(params.student.freeze_encoder).lower()} leaves no weight of the student to train"
         )
 
 

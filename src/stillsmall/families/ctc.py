@@ -58,9 +58,10 @@ class CtcFamily:
             )
         for name, neutral in NOT_HERE.items():
             if (given := getattr(config, name)) != neutral:
+                said = repr(given) if isinstance(given, str | list) and name != "language_embedding" else "a section"
                 raise ConfigError(
-                    f"student.{name}: got {given!r}; that is for Whisper, and {base.config.model_type} is a CTC model; "
-                    f"give {neutral!r}"
+                    f"student.{name}: got {said}; that is for Whisper, and {base.config.model_type} is a CTC model; "
+                    f"give {'null' if neutral is None else neutral}"
                 )
         layers = student.chosen_layers(config.encoder_layers, base.config.num_hidden_layers, "student.encoder_layers")
         shape = copy.deepcopy(base.config)
