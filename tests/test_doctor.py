@@ -68,6 +68,21 @@ FAULTS = [
 ]
 
 
+def test_what_only_training_needs_is_looked_for_before_labelling_too(repo: Path) -> None:
+    complete(repo)
+    tree = config.read_yaml(repo / "params.yaml")
+    tree["student"] |= {"model": "techer"}
+    tree["distill"] |= {"more_teachers": [{"model": "teacher", "revision": None}, {"model": "o/m", "revision": None}]}
+    tree["augment"] |= {"noise_folder": "noises"}
+    (repo / "params.yaml").write_text(json.dumps(tree))  # JSON is YAML
+    said = call("doctor", "--quick").output.splitlines()
+    assert said[0].startswith("student.model: no folder 'techer' in models.root (models/demo); did you mean 'teacher'?")
+    assert said[1].startswith("distill.more_teachers[1].model: o/m of the hub")
+    assert said[2] == "augment.noise_folder: got 'noises'; there is no such folder under data.root (data/raw)"
+    (repo / "data/raw/noises").mkdir()
+    assert len(call("doctor", "--quick").output.splitlines()) == 2
+
+
 @pytest.mark.parametrize(("change", "said"), FAULTS)
 def test_what_keeps_the_pipeline_from_starting_is_named_before_it_starts(repo: Path, change: str, said: str) -> None:
     complete(repo)

@@ -184,8 +184,24 @@ def _parameters(root: Path, path: Path, changed: Iterable[str] | None = None) ->
     models = _folder(root, "models.root", params.models.root, "name the folder that holds your models")
     yield models
     if models.state == "ok":
-        for role, section in _models(params).items():
+        for role, section in (*_models(params).items(), *_of_training(params)):
             yield _model(root, params.models.root, role, section)
+    yield from _noises(root, params)
+
+
+def _of_training(params: config.Params) -> Iterator[tuple[str, Any]]:
+    """The models that only training hears of: hours after labelling is too late to find one missing."""
+    if params.student.model is not None:
+        yield "student", params.student
+    for number, section in enumerate(params.distill.more_teachers):
+        yield f"distill.more_teachers[{number}]", section
+
+
+def _noises(root: Path, params: config.Params) -> Iterator[Finding]:
+    given = params.augment.noise_folder
+    if given is not None and not (root / params.data.root / given).is_dir():
+        detail = f"got '{given}'; there is no such folder under data.root ({params.data.root})"
+        yield Finding("augment.noise_folder", "lacks", detail)
 
 
 def _models(params: config.Params) -> dict[str, config.Transcribe]:
@@ -208,7 +224,8 @@ def _near(parent: Path, name: str) -> str | None:
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
-def _model(root: Path, models: str, role: str, section: config.Transcribe) -> Finding:
+def _model(root: Path, models: str, role: str, section: Any) -> Finding:
+    """Whether the model of a section with `model` and `revision` is there."""
     what = f"{role}.model"
     folder = next((f for f in (root / models / section.model, root / section.model) if f.is_dir()), None)
     if folder is None:
@@ -225,7 +242,7 @@ def _model(root: Path, models: str, role: str, section: config.Transcribe) -> Fi
     return Finding(what, "ok", f"{folder}, {size:.1f} MB")
 
 
-def _names(section: config.Transcribe, have: list[str]) -> str:
+def _names(section: Any, have: list[str]) -> str:
     hub = "a hub id has an owner: OWNER/NAME"
     return f"{nearest(section.model, have)}; {hub}" if have else f"it holds no model; {hub}"
 
