@@ -64,6 +64,9 @@ FAULTS = [
     ("pseudo_label.model=techer", "pseudo_label.model: no folder 'techer' in models.root (models/demo); did you mean"),
     ("validate.model=owner/name", "validate.model: owner/name of the hub: fetched when it is needed; give its commit"),
     ("evaluate.backend=transformer", "evaluate.backend: unknown 'transformer'; did you mean 'transformers'?"),
+    ("distill.patience=3", "distill.patience: got 3, but distill.dev_every is 0"),
+    ("distill.processes=99", "distill.processes: got 99, but a step has distill.batch_size = 24 clips"),
+    ("distill.warmup_steps=9999", "distill.warmup_steps: got 9999; there are only"),
     ("prepare.workers=0", "prepare.workers: got 0; input should be greater than 0"),
 ]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillsmall import augmentation, cache, compute, dev_set, student
+from stillsmall import augmentation, cache, compute, dev_set, feasible, student
 from stillsmall import data as training_data
 from stillsmall.assembly import Clips, Models, assemble
 from stillsmall.augmentation import Augmentation
@@ -93,33 +93,7 @@ def check(params: Params) -> None:
     for name, given in params.objectives.items():
         section(name, given)
     student.check(params.student)
-    if params.distill.timestamp_probability > 0 and not params.pseudo_label.timestamps:
-        raise ConfigError(
-            f"distill.timestamp_probability: got {params.distill.timestamp_probability}, but pseudo_label."
-            "timestamps is false, so the labels have no times to learn; set one of the two"
-        )
-    if params.student.pruning is not None and params.distill.keep == "best":
-        raise ConfigError(
-            "distill.keep: got 'best', but student.pruning makes the student smaller up to its end, so that the best "
-            "weights may be of a larger one; set it to last"
-        )
-    if not params.distill.dev_every:
-        wanted = {"keep": params.distill.keep == "best", "patience": params.distill.patience is not None}
-        for name in (name for name, asked in wanted.items() if asked):
-            raise ConfigError(
-                f"distill.{name}: got {getattr(params.distill, name)!r}, but distill.dev_every is 0, so that no error "
-                "rate is ever taken; give it a number of steps"
-            )
-    if params.distill.warmup_steps > params.distill.steps:
-        raise ConfigError(
-            f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
-        )
-    processes = max(params.distill.processes, launched())
-    if processes > params.distill.batch_size:
-        raise ConfigError(
-            f"distill.processes: got {processes}, but a step has distill.batch_size = {params.distill.batch_size} "
-            "clips, so that some process would have none; start fewer, or make batches larger"
-        )
+    feasible.check(params, max(params.distill.processes, launched()))
 
 
 def require_something_to_train(params: Params, learner: Any) -> None:

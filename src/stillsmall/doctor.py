@@ -168,12 +168,13 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _parameters(root: Path, path: Path, changed: Iterable[str] | None = None) -> Iterator[Finding]:
     """The parameters, of which `changed` are looked at closely (None: all), and what they name."""
-    from stillsmall import recipes, teachers
+    from stillsmall import feasible, recipes, teachers
 
     try:
         tree = config.read_yaml(path)
         recipes.check(tree, changed)
         params = config.load(path)
+        feasible.check(params, params.distill.processes)
         for role, section in (*_models(params).items(), ("evaluate", params.evaluate)):
             require(teachers.TABLE, section.backend, f"{role}.backend")
     except (config.ConfigError, UnknownName) as error:
