@@ -84,6 +84,35 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert fault(tree).startswith(said)
 
 
+PRUNING = {"encoder_layers": None, "decoder_layers": None, "start": 0.8, "end": 0.7, "decay": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("distill", "more_teachers", ["other"], "distill.more_teachers[0]: got 'other'; expected a section of key"),
+        ("distill", "learning_rate", float("inf"), "distill.learning_rate: got inf; input should be a finite number"),
+        ("student", "pruning", {"kind": "magic"}, "student.pruning.kind: unknown 'magic'; Have: capacity, iterative"),
+        ("student", "pruning", {"kind": "iterativ"}, "student.pruning.kind: unknown 'iterativ'; did you mean 'iterat"),
+        ("student", "pruning", {"start": 0.1}, "student.pruning.kind: missing; params.yaml must give it a value"),
+        ("student", "pruning", 3, "student.pruning: got 3; expected a section of key: value lines"),
+        (
+            "student",
+            "pruning",
+            {"kind": "iterative", "encoder_ffn": 1.0, "decoder_ffn": 0.5, **PRUNING},
+            "student.pruning: start (0.8) must come before end (0.7)",
+        ),
+        ("student", "encoder_layers", 0, "student.encoder_layers: got 0; expected null, a number above 0, {first: n}"),
+        ("augment", "noise_snr_db", [9.0, 1.0], "augment: noise_snr_db: the range [9.0, 1.0] must begin with its low"),
+    ],
+)
+def test_a_section_that_cannot_be_is_said_without_showing_all_of_it(
+    tree: dict[str, Any], section: str, key: str, value: Any, said: str
+) -> None:
+    tree[section][key] = value
+    assert fault(tree).startswith(said)
+
+
 def test_every_fault_has_its_line(tree: dict[str, Any]) -> None:
     tree["distill"]["steps"] = 0
     tree["run"]["seed"] = "one"

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from stillsmall.plugins import nearest
 
+NO_SECTION = {"model_type", "model_attributes_type", "dict_type"}
+
 
 def in_words(model: type[BaseModel], fault: Any, path: str) -> str:
     """One of pydantic's errors about a `model` that stands at `path`, as a line for people."""
@@ -18,7 +20,16 @@ def in_words(model: type[BaseModel], fault: Any, path: str) -> str:
         return f"{where}: unknown '{fault['loc'][-1]}'; {nearest(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"{where}: missing; params.yaml must give it a value"
-    return f"{where}: got {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    if fault["type"] == "union_tag_invalid":
+        kinds = [name.strip().strip("'") for name in fault["ctx"]["expected_tags"].split(",")]
+        return f"{where}.kind: unknown '{fault['ctx']['tag']}'; {nearest(fault['ctx']['tag'], kinds)}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{where}.kind: missing; params.yaml must give it a value"
+    if fault["type"] in NO_SECTION:
+        return f"{where}: got {fault['input']!r}; expected a section of key: value lines"
+    said = str(fault["ctx"]["error"]) if fault["type"] == "value_error" else fault["msg"][0].lower() + fault["msg"][1:]
+    whole = fault["type"] == "value_error" and isinstance(fault["input"], dict)  # a rule of a section names its keys
+    return f"{where}: {said}" if whole else f"{where}: got {fault['input']!r}; {said}"
 
 
 def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[type[BaseModel], list[str]]:
