@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from stillsmall.plugins import nearest
 
+LONGEST_SHOWN = 80  # characters of a section that breaks a rule
 NO_SECTION = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -28,7 +29,7 @@ def in_words(model: type[BaseModel], fault: Any, path: str) -> str:
     if fault["type"] in NO_SECTION:
         return f"{where}: got {fault['input']!r}; expected a section of key: value lines"
     said = str(fault["ctx"]["error"]) if fault["type"] == "value_error" else fault["msg"][0].lower() + fault["msg"][1:]
-    whole = fault["type"] == "value_error" and isinstance(fault["input"], dict)  # a rule of a section names its keys
+    whole = isinstance(fault["input"], dict) and len(repr(fault["input"])) > LONGEST_SHOWN  # a rule names its keys
     return f"{where}: {said}" if whole else f"{where}: got {fault['input']!r}; {said}"
 
 
