@@ -70,18 +70,23 @@ class TeacherCache:
         identity: Sequence[Any],
         k: int,
         temperature: float,
+        device: torch.device,
     ) -> None:
-        """`identity` names everything else that the outputs depend on: teacher, audio, number type."""
-        self.live, self.found, self.targets = live, found, targets
+        """`identity` names everything else that the outputs depend on: teacher, audio, number type, kept tokens.
+
+        Batches of `device` are given to the teacher.
+        """
+        self.live, self.found, self.targets, self.device = live, found, targets, device
         self.k, self.temperature = k, temperature
         self.places = {variant: n for n, variant in enumerate(targets.variants())}
         counted = [list(self._shapes(variant)) for variant in self.places]
         self.lengths = np.array([length for row in counted for length, _ in row], np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        texts = cache.digest([key for row in counted for _, key in row])
+        texts = cache.digest([key for row in counted for _, key in row])  # nothing where there are no inputs (CTC)
+        cuts = [[(part.parent, part.start_s, part.end_s) for part in example.parts] for example in found]
         code = cache.code_digest(__name__, "stillsmall.data", "stillsmall.teacher_outputs")
-        settings = [k, temperature, FILL_BATCH, torch.get_num_threads()]
-        self.folder = cache.ROOT / "teacher" / cache.digest([*identity, texts, settings, code])
+        settings = [self.lengths.tolist(), k, temperature, FILL_BATCH, torch.get_num_threads()]
+        self.folder = cache.ROOT / "teacher" / cache.digest([*identity, cuts, texts, settings, code])
         self.vocabulary = 0
         self._maps: Maps | None = None
 
@@ -102,20 +107,28 @@ class TeacherCache:
             print(f"teacher outputs would take {size:.1f} GB, over distill.teacher_cache_gb: live", file=sys.stderr)
         return 0 < self.bytes <= budget_gb * BYTES_PER_GB
 
-    def fill(self, advance: Callable[[int], None]) -> None:
-        """Computes what is not there and maps it; goes on where a kill left off."""
+    def found_whole(self) -> bool:
+        """Maps what is there, if it is all of it; a damaged one is thrown away."""
         done = self.folder / "done.json"
-        if not done.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._compute(advance)
-            files = {name: self._digest(name) for name in FILES}
-            cache.write_json(done, {"vocabulary": self.vocabulary, "k": self.k, "files": files})
+        if self._maps is not None or not done.is_file():
+            return self._maps is not None
         said = json.loads(done.read_text())
-        self.vocabulary, self.k = said["vocabulary"], said["k"]
         if damaged := [name for name in FILES if self._digest(name) != said["files"][name]]:
             print(f"{self.folder / damaged[0]} is damaged: teacher outputs are computed anew", file=sys.stderr)
             shutil.rmtree(self.folder)
-            self.fill(advance)
+            return False
+        self.vocabulary, self.k = said["vocabulary"], said["k"]
+        self._maps = self._open("r")
+        return True
+
+    def fill(self, advance: Callable[[int], None]) -> None:
+        """Computes what is not there and maps it; goes on where a kill left off."""
+        if self.found_whole():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._compute(advance)
+        files = {name: self._digest(name) for name in FILES}
+        cache.write_json(self.folder / "done.json", {"vocabulary": self.vocabulary, "k": self.k, "files": files})
         self._maps = self._open("r")
 
     def _digest(self, name: str) -> str | None:
@@ -134,14 +147,15 @@ class TeacherCache:
     def _compute(self, advance: Callable[[int], None]) -> None:
         teacher, progress = self.live(), self.folder / "progress.json"
         memory = json.loads(progress.read_text()) if progress.is_file() else {"batches": 0, "examples": 0}
+        self.vocabulary, self.k = memory.get("vocabulary", 0), memory.get("k", self.k)  # if all batches are done
         maps = None
         advance(memory["examples"])
         for number, batch in enumerate(self._batches()):
             if number < memory["batches"]:
                 continue
-            logits = teacher(batch, False).first.logits
+            logits = teacher(batch.to(self.device), False).first.logits
             self.vocabulary, self.k = logits.shape[-1], min(self.k, logits.shape[-1])
-            maps = maps or self._open("r+" if (self.folder / "values").is_file() else "w+")
+            maps = maps or self._open("r+" if memory["batches"] else "w+")
             for row, length in enumerate(_lengths(batch)):
                 kept = compress(logits[row, :length], self.k, self.temperature)
                 at = self._span(batch, row)
@@ -152,6 +166,7 @@ class TeacherCache:
                 for part in maps:
                     part.flush()
                 memory = {"batches": number + 1, "examples": memory["examples"] + SAVED_EVERY * FILL_BATCH}
+                memory |= {"vocabulary": self.vocabulary, "k": self.k}
                 cache.write_json(progress, memory)
         for part in maps or ():
             part.flush()
