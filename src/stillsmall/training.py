@@ -223,7 +223,7 @@ class Trainer:
 
     def _teacher_loss(self, most: int) -> Tensor:
         """(N,) mean nats per unit of the teacher on at most `most` samples of the first epoch, as they are drawn."""
-        if self.asker.teacher is None:
+        if self.asker.teacher is None and self.asker.teacher_model is None:
             raise ObjectiveError(f"{self.objective.path} asks for the teacher's loss, but has no teacher")
         found: list[float] = []
         for step in range(min(self.batches.per_epoch, -(-most // self.config.batch_size))):
@@ -231,7 +231,10 @@ class Trainer:
             for micro in self.team.share(list(self.batches(step).micro(self._size))):
                 with torch.no_grad():
                     signals = self.asker(micro, 0.0)
-                    mine += sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).tolist()
+                    said = signals.teacher_logits
+                    if said is None and signals.models is not None:  # an objective that asks its teacher itself
+                        said = signals.models.teacher()
+                    mine += sample_mean(task_loss(signals, said), signals.mask).tolist()
             found += self.team.join(mine)
         return torch.tensor(found[:most])
 
