@@ -63,6 +63,7 @@ def distill(params: Params, paths: Paths) -> None:
     compute.set_threads(params.run.threads)
     team = join_team(params.distill.device)
     objective = build(params.objectives, params.distill.objective)
+    others = further(params, objective)
     models = pair(params, objective)
     family = models.family
     learner, own, kept = family.trim(models.student, models.processor, params.student, labels(paths.kept))
@@ -70,7 +71,8 @@ def distill(params: Params, paths: Paths) -> None:
     chosen = params.objectives.get(params.distill.objective)
     settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
     settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
-    audio, dev_audio = audio_digest(paths.split), audio_digest(clips.dev_split) if clips.dev else None
+    settings += [params.pseudo_label.task, others]
+    audio, dev_audio = audio_digest(paths.split), references(clips.dev_split) if clips.dev else None
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
     key = cache.digest([settings, models.revisions, audio, dev_audio, cache.file_digest(paths.kept), code])
     heard = training_data.Audio(paths.split, clips.found)
@@ -113,6 +115,23 @@ def check(params: Params) -> None:
         raise ConfigError(
             f"distill.warmup_steps: got {params.distill.warmup_steps}; there are only {params.distill.steps} steps"
         )
+
+
+def further(params: Params, objective: Objective) -> list[str]:
+    """The weights of `distill.more_teachers`, by digest or commit; ConfigError where one teacher is heard at most."""
+    found = params.distill.more_teachers
+    if found and "teachers" not in objective.needs:
+        raise ConfigError(
+            f"distill.more_teachers: got {len(found)}, but distill.objective '{params.distill.objective}' hears one "
+            "teacher at most; give [], or an objective such as multi_teacher"
+        )
+    named = ((entry, f"distill.more_teachers.{number}") for number, entry in enumerate(found))
+    return [compute.locate(params.models.root, entry.model, entry.revision, path)[1] for entry, path in named]
+
+
+def references(split: Path) -> list[str]:
+    """The identity of a prepared split's audio and transcripts."""
+    return [audio_digest(split), cache.file_digest(split / "manifest.parquet")]
 
 
 def labels(kept: Path) -> Iterator[student.Label]:
