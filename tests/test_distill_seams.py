@@ -207,3 +207,24 @@ def test_a_further_teacher_that_hears_otherwise_is_refused(ctc_place):
     two = {"distill.objective": "multi_teacher", "distill.more_teachers": [{"model": "other", "revision": None}]}
     with pytest.raises(ConfigError, match=r"more_teachers\.0\.model: other hears with do_normalize False"):
         ctc_students.run(ctc_place, **two)
+
+
+def test_patience_would_end_pruning_half_way(place):  # noqa: F811
+    pruning = {"kind": "capacity", "encoder_layers": None, "decoder_layers": 1, "start": 0.1, "end": 0.7}
+    changes = {"student.decoder_layers": None, "student.pruning": {**pruning, "weight": 1.0, "gate_speed": 10.0}}
+    with pytest.raises(ConfigError, match=r"distill\.patience: got 2, but student\.pruning needs the whole run"):
+        run(place, **changes, **{"distill.patience": 2, "distill.dev_every": 1})
+
+
+def test_a_whisper_students_masks_are_augments_alone(place):  # noqa: F811
+    """A teacher that was tuned with transformers' SpecAugment, whose masks no seed of ours reaches."""
+    config = place / "models/teacher/config.json"
+    masks = {"apply_spec_augment": True, "mask_time_prob": 0.9, "mask_time_length": 10, "decoder_layerdrop": 0.5}
+    config.write_text(json.dumps(json.loads(config.read_text()) | masks))
+    trainer = trainer_of(place, **{"student.freeze_encoder": False})
+    trainer.student.train()
+    batch = trainer.batches(0)
+    heard = trainer.asker.ears(batch.index)
+    with torch.no_grad():
+        one, two = (trainer.family.forward(trainer.student, batch, heard, None).logits for _ in range(2))
+    assert torch.equal(one, two)
