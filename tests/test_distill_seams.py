@@ -13,7 +13,8 @@ import test_ctc_students as ctc_students
 import tiny
 import tiny_ctc
 from small import score_row, split
-from stillsmall import assembly, cache, manifest, teacher_cache
+from stillsmall import assembly, cache, manifest, optimisation, teacher_cache
+from stillsmall.asking import Asker
 from stillsmall.config import ConfigError
 from stillsmall.families.base import Output
 from stillsmall.multi_process import Team
@@ -228,3 +229,23 @@ def test_a_whisper_students_masks_are_augments_alone(place):  # noqa: F811
     with torch.no_grad():
         one, two = (trainer.family.forward(trainer.student, batch, heard, None).logits for _ in range(2))
     assert torch.equal(one, two)
+
+
+def test_a_snapshot_is_taken_though_the_step_before_was_skipped(place, monkeypatch):  # noqa: F811
+    mu = {"kind": "constant", "start": 0.5, "end": 0.5, "power": 1.0, "begin": 0.5, "until": 1.0}
+    lam = {**mu, "start": 0.0, "end": 0.0, "begin": 0.0}
+    taken, norms, norm, asked = [], [], optimisation.Optimiser.norm, Asker._past
+
+    def second_is_broken(self):
+        norms.append(norm(self))
+        return float("nan") if len(norms) == 2 else norms[-1]
+
+    def heard(self, *given):
+        taken.append(self.own_past.taken)
+        return asked(self, *given)
+
+    monkeypatch.setattr(optimisation.Optimiser, "norm", second_is_broken)
+    monkeypatch.setattr(Asker, "_past", heard)
+    given = {"objectives.askd.lam": lam, "objectives.askd.mu": mu, "objectives.askd.self_teacher": "snapshot"}
+    run(place, **given, **{"distill.objective": "askd", "distill.steps": 4})
+    assert taken == [True, True]

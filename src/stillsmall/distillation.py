@@ -29,7 +29,7 @@ CODE = (
     *("training", "optimisation", "loading", "multi_process", "checkpoints", "sample_table", "training_log"),
     *("data", "packing", "augmentation", "hearing", "speech_lab.rooms", "dev_set", "metrics", "text"),
     *("encoder_states", "teacher_outputs", "teacher_cache", "self_teacher", "live_models", "asking", "assembly"),
-    *("ctc", "pairing"),
+    *("ctc", "pairing", "distillation", "compute", "audio"),
     *("student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
     *(f"students.{name}" for name in ("capacity", "freezing", "languages", "layers", "pruning", "shrinking")),

@@ -159,6 +159,9 @@ class Trainer:
         if not load.batch.tokens:
             self.memory.empty_steps += 1
             return row | end
+        past = self.asker.own_past
+        if past is not None and past.kind == "snapshot":  # due with the step before, which may have been skipped
+            past.follow(self.student, step, step / self.config.steps)
         buffers = self._buffers()
         before = {name: buffer.clone() for name, buffer in buffers.items()}
         found = self._gradients(step, load, optimiser)
@@ -184,8 +187,8 @@ class Trainer:
         if self.shrinker is not None:
             self.shrinker.after_step(self.student, optimiser.adam, progress)
             found |= self.shrinker.values()
-        if self.asker.own_past is not None:
-            self.asker.own_past.follow(self.student, step + 1, progress)
+        if past is not None:
+            past.follow(self.student, step + 1, progress)
         return row | found | {"lr": end["lr"], "gradient_norm": norm, "tokens": end["tokens"]}
 
     def _skip(self, step: int, batch: Batch, loss: float, norm: float, optimiser: Optimiser) -> None:
