@@ -97,7 +97,7 @@ def test_checking_and_overlaying_leave_everything_as_it_was(tmp_path: Path) -> N
     assert overlays == [
         {"distill": {"objective": "kd"}},
         {"objectives": {"kd": {"temperature": 1.0}}},
-        {"run": {"seed": 3}},
+        {"distill": {"seed": 3}},
     ]
     overlays[0]["distill"]["objective"] = "broken"
     assert ablation.common == {"distill.objective": "kd"}
