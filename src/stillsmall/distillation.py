@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,13 +124,12 @@ def check(params: Params) -> None:
 
 
 def further(params: Params, objective: Objective) -> list[str]:
-    """The weights of `distill.more_teachers`, by digest or commit; ConfigError where one teacher is heard at most."""
+    """The weights of `distill.more_teachers`, by digest or commit; none, and a message, where nobody hears them."""
     found = params.distill.more_teachers
     if found and "teachers" not in objective.needs:
-        raise ConfigError(
-            f"distill.more_teachers: got {len(found)}, but distill.objective '{params.distill.objective}' hears one "
-            "teacher at most; give [], or an objective such as multi_teacher"
-        )
+        hears = f"distill.objective '{params.distill.objective}' hears one teacher at most"
+        print(f"distill.more_teachers: got {len(found)}, but {hears}: they are not loaded", file=sys.stderr)
+        return []
     named = ((entry, f"distill.more_teachers.{number}") for number, entry in enumerate(found))
     return [compute.locate(params.models.root, entry.model, entry.revision, path)[1] for entry, path in named]
 
