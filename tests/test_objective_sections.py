@@ -102,3 +102,19 @@ def test_buffers_of_an_objective_survive_in_the_checkpoint(halved, tmp_path):
     memory = checkpoints.load(tmp_path, {"w": other, **dict(fresh.named_buffers())}, torch.optim.AdamW([other]))
     assert memory == {"step": 7, "rows": []}
     assert fresh.calls.item() == 1 and torch.equal(other, weight)
+
+
+@pytest.mark.parametrize("outer", ["focal", "superloss"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_loss_that_holds_a_learning_teachers_own_is_not_weighed(outer, depth):
+    from small import params
+
+    sections = params().objectives
+    inner = {"kind": "joint", **sections["joint"]}
+    for _ in range(depth):
+        inner = {"kind": "hidden", **sections["hidden"], "inner": inner}
+    with pytest.raises(ConfigError, match=rf"^objectives\.{outer}\.inner\.kind: got '\w+', whose teacher learns too"):
+        build.build({outer: {**sections[outer], "inner": inner}}, outer)
+    listens = {"kind": outer, **sections[outer], "inner": {"kind": "kd", **KD}}
+    turned = {"joint": {**sections["joint"], "inner": listens}}
+    assert build.build(turned, "joint").needs >= {"models"}

@@ -92,6 +92,7 @@ class Asker:
             teacher_states=None if taught is None else lambda: taught(batch.index),
             context=lambda: autocast(self.device, self.dtype),
             ask=ask,
+            taught=lambda: self.ears.teacher(batch).to(self.device),
         )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillsmall import compute, student
+from stillsmall import cache, compute, student
 from stillsmall import data as training_data
 from stillsmall.asking import Asker
 from stillsmall.augmentation import Augmentation
@@ -30,6 +30,7 @@ from stillsmall.teacher_outputs import LiveTeachers, TeacherOutputs
 from stillsmall.training import Trainer
 
 ASKED = {"teacher", "teachers", "hidden"}  # needs that the teacher's outputs meet
+HEARD = ("feature_size", "sampling_rate", "n_samples", "n_fft", "hop_length", "do_normalize")  # of further teachers
 LIVE = {"teachers", "hidden", "models"}  # needs that kept outputs do not
 
 
@@ -74,7 +75,8 @@ def assemble(hearing: Hearing, models: Models, objective: Objective, clips: Clip
     outputs, states = teacher_outputs(hearing, models, objective, clips, own)
     if own is None or "models" in objective.needs:
         hearing.wanted.add(hearing.kind(teacher=False))
-    if isinstance(outputs, LiveTeachers) and None in outputs.states:
+    itself = "models" in objective.needs and states is None  # an objective asks the teacher, which hears for itself
+    if itself or (isinstance(outputs, LiveTeachers) and None in outputs.states):
         hearing.wanted.add(hearing.kind(teacher=True))
     asker = Asker(
         family=hearing.family,
@@ -152,18 +154,27 @@ def teacher_outputs(
 
     if objective.needs & LIVE or not config.teacher_cache_gb or not hearing.unchanging(teacher=True):
         return live(), live().states[0]
-    tokens = None if models.kept is None else models.kept.kept
-    identity = [models.pair.revisions[-1], hearing.audio, config.dtype, tokens]
-    k, width = config.teacher_cache_top_k, models.student.config.vocab_size
-    outputs = TeacherCache(live, clips.found, clips.targets, identity, k, objective.temperature, width)
+    k, device = config.teacher_cache_top_k, next(models.student.parameters()).device
+    identity, heard_at, width = kept_identity(hearing, models), objective.temperature, models.student.config.vocab_size
+    outputs = TeacherCache(live, clips.found, clips.targets, identity, k, heard_at, width, device)
     if not outputs.fits(config.teacher_cache_gb):
         return live(), live().states[0]
+    if not models.team.gather(models.team.first and outputs.found_whole())[0]:
+        live()  # by all processes: they wait for each other's encoder states
     for turn in (True, False):  # the first process fills it, the others read
         if models.team.first is turn:
             with progress("teacher outputs", len(outputs.lengths)) as advance:
                 outputs.fill(advance)
         models.team.wait()
     return outputs, None
+
+
+def kept_identity(hearing: Hearing, models: Models) -> list[object]:
+    """What kept outputs of the teacher depend on, besides the clips and their texts."""
+    config, tokens = hearing.params.distill, None if models.kept is None else models.kept.kept
+    code = cache.code_digest(type(hearing.family).__module__, "stillsmall.ctc", "stillsmall.encoder_states")
+    # encoder states are rounded to float16 where the disk holds them
+    return [models.pair.revisions[-1], hearing.audio, config.dtype, config.encoder_cache_gb, tokens, code]
 
 
 def further_teachers(hearing: Hearing, models: Models) -> list[Any]:
@@ -181,6 +192,14 @@ def further_teachers(hearing: Hearing, models: Models) -> list[Any]:
         model, processor = family.load(source, entry.revision, path)
         if family.vocabulary(processor) != family.vocabulary(models.pair.teacher_processor):
             raise ConfigError(f"{path}.model: {entry.model} has other tokens than the teacher; they must be the same")
+        first: Any = models.pair.teacher_processor
+        for name in HEARD:
+            own, theirs = (getattr(p.feature_extractor, name, None) for p in (processor, first))
+            if own != theirs:
+                raise ConfigError(
+                    f"{path}.model: {entry.model} hears with {name} {own}, the teacher with {theirs}; teachers of one "
+                    "student hear alike"
+                )
         found.append(model.to(next(models.student.parameters()).device))
     if not found:
         raise ConfigError("distill.more_teachers: is empty, but the objective wants several teachers; name one more")

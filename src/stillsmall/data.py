@@ -5,6 +5,7 @@ Nothing here remembers where it is: the batch of a step is a function of (seed, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -289,6 +290,7 @@ class Audio:
         self.split, self.found, self.most = split, found, shards_in_memory
         self.shard = {row["utt_id"]: row["shard"] for row in table if row["utt_id"] in parents}
         self._held: dict[str, dict[str, bytes]] = {}
+        self._lock = threading.Lock()  # the loader's thread reads ahead while the loop reads
 
     def __call__(self, index: int) -> np.ndarray:
         """(samples,) float32 of one example: its parts, one after the other."""
@@ -301,12 +303,13 @@ class Audio:
 
     def _flac(self, utt_id: str) -> bytes:
         name = self.shard[utt_id]
-        if name not in self._held:
-            while len(self._held) >= self.most:
-                self._held.pop(next(iter(self._held)))
-            (_, found), *_ = manifest.audio(self.split, [name])
-            self._held[name] = dict(found)
-        return self._held[name][utt_id]
+        with self._lock:
+            if name not in self._held:
+                while len(self._held) >= self.most:
+                    self._held.pop(next(iter(self._held)))
+                (_, found), *_ = manifest.audio(self.split, [name])
+                self._held[name] = dict(found)
+            return self._held[name][utt_id]
 
 
 def features(extractor: Any, clips: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ CODE = (
     *("training", "optimisation", "loading", "multi_process", "checkpoints", "sample_table", "training_log"),
     *("data", "packing", "augmentation", "hearing", "speech_lab.rooms", "dev_set", "metrics", "text"),
     *("encoder_states", "teacher_outputs", "teacher_cache", "self_teacher", "live_models", "asking", "assembly"),
-    *("ctc", "pairing"),
+    *("ctc", "pairing", "distillation", "compute", "audio"),
     *("student", "whisper_tokens", "families.base", "teachers.greedy"),
     *("objectives.base", "objectives.build", "objectives.schedules"),
     *(f"students.{name}" for name in ("capacity", "freezing", "languages", "layers", "pruning", "shrinking")),
@@ -64,6 +65,7 @@ def distill(params: Params, paths: Paths) -> None:
     compute.set_threads(params.run.threads)
     team = join_team(params.distill.device)
     objective = build(params.objectives, params.distill.objective)
+    others = further(params, objective)
     models = pair(params, objective)
     family = models.family
     require_something_to_train(params, models.student)
@@ -71,8 +73,9 @@ def distill(params: Params, paths: Paths) -> None:
     clips = prepared(params, paths, family.targets(params, learner, own))
     chosen = params.objectives.get(params.distill.objective)
     settings = [params.distill.model_dump(exclude=ELSEWHERE), chosen, params.student.model_dump()]
-    settings += [params.run.model_dump(), augmentation.identity(params.augment, clips.augmentation.noises)]
-    audio, dev_audio = audio_digest(paths.split), audio_digest(clips.dev_split) if clips.dev else None
+    settings += [params.run.threads, augmentation.identity(params.augment, clips.augmentation.noises)]
+    settings += [params.pseudo_label.task, others]
+    audio, dev_audio = audio_digest(paths.split), references(clips.dev_split) if clips.dev else None
     code = cache.code_digest(*(f"stillsmall.{name}" for name in CODE), *modules_of(objective), type(family).__module__)
     key = cache.digest([settings, models.revisions, audio, dev_audio, cache.file_digest(paths.kept), code])
     heard = training_data.Audio(paths.split, clips.found)
@@ -103,6 +106,22 @@ def require_something_to_train(params: Params, learner: Any) -> None:
             f"student.freeze: got {params.student.freeze}, which with student.freeze_encoder = "
             f"{str(params.student.freeze_encoder).lower()} leaves no weight of the student to train"
         )
+
+
+def further(params: Params, objective: Objective) -> list[str]:
+    """The weights of `distill.more_teachers`, by digest or commit; none, and a message, where nobody hears them."""
+    found = params.distill.more_teachers
+    if found and "teachers" not in objective.needs:
+        hears = f"distill.objective '{params.distill.objective}' hears one teacher at most"
+        print(f"distill.more_teachers: got {len(found)}, but {hears}: they are not loaded", file=sys.stderr)
+        return []
+    named = ((entry, f"distill.more_teachers.{number}") for number, entry in enumerate(found))
+    return [compute.locate(params.models.root, entry.model, entry.revision, path)[1] for entry, path in named]
+
+
+def references(split: Path) -> list[str]:
+    """The identity of a prepared split's audio and transcripts."""
+    return [audio_digest(split), cache.file_digest(split / "manifest.parquet")]
 
 
 def labels(kept: Path) -> Iterator[student.Label]:

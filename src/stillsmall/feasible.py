@@ -30,6 +30,11 @@ def _measuring(params: Params) -> None:
             "distill.keep: got 'best', but student.pruning makes the student smaller up to its end, so that the best "
             "weights may be of a larger one; set it to last"
         )
+    if params.student.pruning is not None and params.distill.patience is not None:
+        raise ConfigError(
+            f"distill.patience: got {params.distill.patience}, but student.pruning needs the whole run to make the "
+            "student smaller; what ends before is cut at once; set it to null"
+        )
     if not params.distill.dev_every:
         wanted = {"keep": params.distill.keep == "best", "patience": params.distill.patience is not None}
         for name in (name for name, asked in wanted.items() if asked):

@@ -18,6 +18,7 @@ from stillsmall.families.base import Family
 from stillsmall.multi_process import Team
 from stillsmall.progress import progress
 
+ENCODED_AT_ONCE = 32  # clips; whatever the micro-batch is, so that the kept bits are the same
 Kind = tuple[bool, bool]  # whether by the teacher's own processor, and whether augmented
 Key = tuple[Kind, int, tuple[int, ...]]  # with the epoch and the clips
 
@@ -104,10 +105,10 @@ class Hearing:
         made = EncoderStates(encoder, hear, self.clips, self.audio, self.params.distill.encoder_cache_gb)
         if team.first:
             with progress("encode", len(self.clips.found)) as advance:
-                made.fill(self.params.distill.micro_batch, advance)
+                made.fill(ENCODED_AT_ONCE, advance)
         team.wait()
         if not team.first:  # finds it filled
-            made.fill(self.params.distill.micro_batch, lambda by: None)
+            made.fill(ENCODED_AT_ONCE, lambda by: None)
         if not made.cached:
             self.wanted.add(kind)
         return made

@@ -26,7 +26,8 @@ class LiveModels:
     `student_states` and `teacher_states` give (B, P, D) encoder states that are known already; they are used for the
     micro-batch's own audio where the encoder is frozen, and never where it learns. `context` is the arithmetic of a
     call (autocast), `ask` (model, inputs, heard, states) how one of the family is asked. Nothing is under no_grad: a
-    frozen model builds no graph unless `mels` asks for gradients.
+    frozen model builds no graph unless `mels` asks for gradients. `taught` is what the teacher hears, where that is
+    something else than the student does (clean audio, a processor of its own).
     """
 
     student_model: Any
@@ -37,19 +38,20 @@ class LiveModels:
     teacher_states: Callable[[], Tensor] | None = None
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     ask: Callable[[Any, Tensor | None, Tensor | None, Tensor | None], Tensor] = whisper_logits
+    taught: Callable[[], Tensor] | None = None
 
     def mels(self) -> Tensor:
         """(B, M, F), a new tensor at each call."""
         return self.heard().detach().clone()
 
     def student(self, inputs: Tensor | None = None, mels: Tensor | None = None) -> Tensor:
-        return self._logits(self.student_model, inputs, mels, self.student_states)
+        return self._logits(self.student_model, inputs, mels, self.student_states, self.heard)
 
     def teacher(self, inputs: Tensor | None = None, mels: Tensor | None = None) -> Tensor:
         """RuntimeError where no teacher was loaded: the objective does not need one."""
         if self.teacher_model is None:
             raise RuntimeError("no teacher was loaded; an objective that asks it must have 'models' among its needs")
-        return self._logits(self.teacher_model, inputs, mels, self.teacher_states)
+        return self._logits(self.teacher_model, inputs, mels, self.teacher_states, self.taught or self.heard)
 
     def states(self) -> Tensor:
         with torch.no_grad(), self.context():
@@ -57,13 +59,18 @@ class LiveModels:
             return known if known is not None else self._encode(self.student_model, self.heard())
 
     def _logits(
-        self, model: Any, inputs: Tensor | None, mels: Tensor | None, states: Callable[[], Tensor] | None
+        self,
+        model: Any,
+        inputs: Tensor | None,
+        mels: Tensor | None,
+        states: Callable[[], Tensor] | None,
+        heard: Callable[[], Tensor],
     ) -> Tensor:
         tokens = self.inputs if inputs is None else inputs
         with self.context():
             known = self._known(model, states) if mels is None else None
             if known is None:  # by the model's own forward pass, which masks features where it is configured to
-                return self.ask(model, tokens, self.heard() if mels is None else mels, None)
+                return self.ask(model, tokens, heard() if mels is None else mels, None)
             return self.ask(model, tokens, None, known)
 
     def _known(self, model: Any, states: Callable[[], Tensor] | None) -> Tensor | None:

@@ -77,9 +77,13 @@ class TeacherCache:
         k: int | None,
         temperature: float,
         vocabulary: int,
+        device: torch.device,
     ) -> None:
-        """`identity` names everything else that the outputs depend on: teacher, audio, number type. k None: all."""
-        self.live, self.found, self.targets = live, found, targets
+        """`identity` names everything else that the outputs depend on: teacher, audio, number type, kept tokens.
+
+        k None: all logits. Batches of `device` are given to the teacher.
+        """
+        self.live, self.found, self.targets, self.device = live, found, targets, device
         self.vocabulary, self.temperature = vocabulary, temperature
         self.k = vocabulary if k is None else min(k, vocabulary)
         self.whole = self.k == vocabulary  # then neither ids nor a mass of others
@@ -87,10 +91,12 @@ class TeacherCache:
         counted = [list(self._shapes(variant)) for variant in self.places]
         self.lengths = np.array([length for row in counted for length, _ in row], np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        texts = cache.digest([key for row in counted for _, key in row])
+        texts = cache.digest([key for row in counted for _, key in row])  # nothing where there are no inputs (CTC)
+        cuts = [[(part.parent, part.start_s, part.end_s) for part in example.parts] for example in found]
         code = cache.code_digest(__name__, "stillsmall.data", "stillsmall.teacher_outputs")
         settings = [self.k, None if self.whole else temperature, vocabulary, FILL_BATCH, torch.get_num_threads()]
-        self.folder = cache.ROOT / "teacher" / cache.digest([*identity, texts, settings, code])
+        settings += [self.lengths.tolist()]
+        self.folder = cache.ROOT / "teacher" / cache.digest([*identity, cuts, texts, settings, code])
         self._maps: Maps | None = None
 
     @property
@@ -110,19 +116,27 @@ class TeacherCache:
             print(f"teacher outputs would take {size:.1f} GB, over distill.teacher_cache_gb: live", file=sys.stderr)
         return 0 < self.bytes <= budget_gb * BYTES_PER_GB
 
-    def fill(self, advance: Callable[[int], None]) -> None:
-        """Computes what is not there and maps it; goes on where a kill left off."""
+    def found_whole(self) -> bool:
+        """Maps what is there, if it is all of it; a damaged one is thrown away."""
         done = self.folder / "done.json"
-        if not done.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._compute(advance)
-            files = {name: self._digest(name) for name in FILES}
-            cache.write_json(done, {"vocabulary": self.vocabulary, "k": self.k, "files": files})
+        if self._maps is not None or not done.is_file():
+            return self._maps is not None
         said = json.loads(done.read_text())
         if damaged := [name for name in FILES if self._digest(name) != said["files"][name]]:
             print(f"{self.folder / damaged[0]} is damaged: teacher outputs are computed anew", file=sys.stderr)
             shutil.rmtree(self.folder)
-            self.fill(advance)
+            return False
+        self._maps = self._open("r")
+        return True
+
+    def fill(self, advance: Callable[[int], None]) -> None:
+        """Computes what is not there and maps it; goes on where a kill left off."""
+        if self.found_whole():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._compute(advance)
+        files = {name: self._digest(name) for name in FILES}
+        cache.write_json(self.folder / "done.json", {"vocabulary": self.vocabulary, "k": self.k, "files": files})
         self._maps = self._open("r")
 
     def _digest(self, name: str) -> str | None:
@@ -147,8 +161,8 @@ class TeacherCache:
         for number, batch in enumerate(self._batches()):
             if number < memory["batches"]:
                 continue
-            logits = teacher(batch, False).first.logits
-            maps = maps or self._open("r+" if (self.folder / "values").is_file() else "w+")
+            logits = teacher(batch.to(self.device), False).first.logits
+            maps = maps or self._open("r+" if memory["batches"] else "w+")
             for row, length in enumerate(_lengths(batch)):
                 self._keep(maps, self._span(batch, row), logits[row, :length])
             advance(len(batch.index))

@@ -159,6 +159,9 @@ class Trainer:
         if not load.batch.tokens:
             self.memory.empty_steps += 1
             return row | end
+        past = self.asker.own_past
+        if past is not None and past.kind == "snapshot":  # due with the step before, which may have been skipped
+            past.follow(self.student, step, step / self.config.steps)
         buffers = self._buffers()
         before = {name: buffer.clone() for name, buffer in buffers.items()}
         found = self._gradients(step, load, optimiser)
@@ -184,8 +187,8 @@ class Trainer:
         if self.shrinker is not None:
             self.shrinker.after_step(self.student, optimiser.adam, progress)
             found |= self.shrinker.values()
-        if self.asker.own_past is not None:
-            self.asker.own_past.follow(self.student, step + 1, progress)
+        if past is not None:
+            past.follow(self.student, step + 1, progress)
         return row | found | {"lr": end["lr"], "gradient_norm": norm, "tokens": end["tokens"]}
 
     def _skip(self, step: int, batch: Batch, loss: float, norm: float, optimiser: Optimiser) -> None:
@@ -223,7 +226,7 @@ class Trainer:
 
     def _teacher_loss(self, most: int) -> Tensor:
         """(N,) mean nats per unit of the teacher on at most `most` samples of the first epoch, as they are drawn."""
-        if self.asker.teacher is None:
+        if self.asker.teacher is None and self.asker.teacher_model is None:
             raise ObjectiveError(f"{self.objective.path} asks for the teacher's loss, but has no teacher")
         found: list[float] = []
         for step in range(min(self.batches.per_epoch, -(-most // self.config.batch_size))):
@@ -231,7 +234,10 @@ class Trainer:
             for micro in self.team.share(list(self.batches(step).micro(self._size))):
                 with torch.no_grad():
                     signals = self.asker(micro, 0.0)
-                    mine += sample_mean(task_loss(signals, signals.teacher_logits), signals.mask).tolist()
+                    said = signals.teacher_logits
+                    if said is None and signals.models is not None:  # an objective that asks its teacher itself
+                        said = signals.models.teacher()
+                    mine += sample_mean(task_loss(signals, said), signals.mask).tolist()
             found += self.team.join(mine)
         return torch.tensor(found[:most])
 

@@ -30,7 +30,7 @@ from stillsmall.objectives.base import (
     sample_mean,
     task_loss,
 )
-from stillsmall.objectives.build import inline
+from stillsmall.objectives.build import weighed
 from stillsmall.objectives.schedules import Schedule
 
 Arm = Literal["progressive", "shuffled", "frozen", "mean_matched", "constant"]
@@ -61,8 +61,8 @@ class AdaptiveDistillation(Objective):
 
     def __init__(self, config: Any, path: str = "objectives.adakd") -> None:
         super().__init__(config, path)
-        self.task = inline(config.task, f"{path}.task")
-        self.distillation = inline(config.distillation, f"{path}.distillation")
+        self.task = weighed(config.task, f"{path}.task")
+        self.distillation = weighed(config.distillation, f"{path}.distillation")
         self.needs = frozenset({"teacher"}) | self.task.needs | self.distillation.needs
         self.register_buffer("t", torch.tensor(math.nan, dtype=torch.float64))
         self.register_buffer("std", torch.tensor(math.nan, dtype=torch.float64))

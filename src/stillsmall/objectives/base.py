@@ -92,6 +92,7 @@ class Objective(torch.nn.Module):
     self_kind: str | None = None
     self_decay: float | None = None
     self_from: float | None = None
+    teacher_learns: bool = False  # then the teacher's own loss is part of per_token
     learning_rate_factor: float = 1.0  # of this objective's own trained parameters, on the student's learning rate
 
     def __init__(self, config: Any, path: str = "objectives") -> None:

@@ -36,6 +36,20 @@ def section(name: str, given: Any) -> Objective:
     return inline({"kind": name, **given}, path)
 
 
+def weighed(given: Any, path: str) -> Objective:
+    """An inline objective whose loss another one weighs. ConfigError where it holds a teacher that learns.
+
+    That teacher's own loss is among its units, and is not the student's to weigh.
+    """
+    made = inline(given, path)
+    if any(getattr(module, "teacher_learns", False) for module in made.modules()):
+        raise ConfigError(
+            f"{path}.kind: got '{given['kind']}', whose teacher learns too, and its loss must not be weighed by how "
+            "the student does; turn them round: the weighing objective as the inner one of okd or joint"
+        )
+    return made
+
+
 def inline(given: Any, path: str) -> Objective:
     """An objective written where it is used: `inner: {kind: kd, ce_weight: 0.8, ...}`."""
     if not isinstance(given, Mapping) or "kind" not in given:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stillsmall.config import Section
 from stillsmall.objectives.base import Objective, Signals, TokenLoss, task_loss
-from stillsmall.objectives.build import inline
+from stillsmall.objectives.build import weighed
 
 SMALLEST = 1e-12  # of 1 - p_y: below it a power under 1 has a gradient without bound
 
@@ -29,7 +29,7 @@ class Focal(Objective):
 
     def __init__(self, config: Any, path: str = "objectives.focal") -> None:
         super().__init__(config, path)
-        self.inner = inline(config.inner, f"{path}.inner")
+        self.inner = weighed(config.inner, f"{path}.inner")
         self.needs = self.inner.needs
 
     def forward(self, signals: Signals) -> TokenLoss:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stillsmall.config import Section
 from stillsmall.objectives.base import Objective, Signals, TokenLoss, sample_mean
-from stillsmall.objectives.build import inline
+from stillsmall.objectives.build import weighed
 
 BRANCH = -1.0 / math.e  # W's branch point, W = -1; scipy can give NaN there
 
@@ -46,7 +46,7 @@ class SuperLoss(Objective):
 
     def __init__(self, config: Any, path: str = "objectives.superloss") -> None:
         super().__init__(config, path)
-        self.inner = inline(config.inner, f"{path}.inner")
+        self.inner = weighed(config.inner, f"{path}.inner")
         self.needs = self.inner.needs
         for name, value in (("mean", math.nan), ("total", 0.0), ("count", 0.0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))

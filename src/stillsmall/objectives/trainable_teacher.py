@@ -24,6 +24,7 @@ class TrainableTeacher(Teaching):
         learning_rate_factor: Annotated[float, Field(gt=0)]
 
     own = frozenset({"models"})
+    teacher_learns = True
     gives = frozenset({"teacher"})
 
     def __init__(self, config: Any, path: str = "objectives") -> None:

@@ -61,6 +61,9 @@ def rebuilt(
         setattr(shape, f"{side}_layers", len(layers[side]))
     if getattr(shape, "num_hidden_layers", None) is not None:
         shape.num_hidden_layers = len(layers["encoder"])
+    # what transformers would draw while training is off: masks of its own come from a generator that no seed reaches,
+    # and a layer that was left out of a step has no gradient
+    shape.apply_spec_augment, shape.encoder_layerdrop, shape.decoder_layerdrop = False, 0.0, 0.0
     for side, units in (columns or {}).items():
         setattr(shape, f"{side}_ffn_dim", len(units[0]))
         for number, index in enumerate(units):
